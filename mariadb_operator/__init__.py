@@ -1,0 +1,1 @@
+"""A Kubernetes operator for MariaDB: each cluster is one explicit finite-state machine."""

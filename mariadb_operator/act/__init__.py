@@ -1,0 +1,1 @@
+"""Carries out effects: one idempotent interpreter for each family of effects."""

@@ -1,0 +1,1 @@
+"""Observe, decide, write the status, act: the loop that works one cluster at a time."""

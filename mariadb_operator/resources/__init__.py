@@ -1,0 +1,1 @@
+"""Pure builders of the Kubernetes manifests that a cluster consists of."""

@@ -1,0 +1,1 @@
+"""What everything runs on: errors, workqueue, owned tasks, clock."""

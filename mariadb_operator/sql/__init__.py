@@ -1,0 +1,1 @@
+"""The way to the servers: connections with deadlines and the replication statements."""

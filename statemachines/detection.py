@@ -1,0 +1,214 @@
+"""Failure analysis: one pure function from the facts to a named code, and the proofs of a primary's death.
+
+What an on-call person reads first: the docstrings in ANALYSES say what each code means and what follows from it.
+Silence is never death (invariant 5). Not for what is done about it: failover.py.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact, Snapshot
+from statemachines.record import Record
+
+
+class Analysis(StrEnum):
+    """What is the matter with the primary."""
+
+    NO_PRIMARY = "NoPrimary"
+    NO_PROBLEM = "NoProblem"
+    NOT_YET_OBSERVED = "NotYetObserved"
+    PRIMARY_RESTARTED = "PrimaryRestarted"
+    PRIMARY_PRESENT = "PrimaryPresent"
+    PRIMARY_DEAD = "PrimaryDead"
+    PRIMARY_REFUSING = "PrimaryRefusing"
+    PRIMARY_TERMINATING = "PrimaryTerminating"
+    PRIMARY_MISSING = "PrimaryMissing"
+    PRIMARY_HUNG = "PrimaryHung"
+    PRIMARY_UNREACHABLE = "PrimaryUnreachable"
+    PRIMARY_UNREACHABLE_BUT_REPLICATING = "PrimaryUnreachableButReplicating"
+    OPERATOR_ISOLATED = "OperatorIsolated"
+
+
+ANALYSES: dict[Analysis, str] = {
+    Analysis.NO_PRIMARY: "No epoch has begun: there is no primary yet.",
+    Analysis.NO_PROBLEM: "The primary answers. Nothing follows.",
+    Analysis.NOT_YET_OBSERVED: "The primary was not asked yet (the operator has just started). Nothing follows.",
+    Analysis.PRIMARY_RESTARTED: (
+        "The primary's server answers, but it is another start of it: on the same node, that proves the one before "
+        "dead, since only one can hold the volume's lock. With no "
+        "operation open it is reopened; with one open, the failover goes on only if every witness is present."
+    ),
+    Analysis.PRIMARY_PRESENT: (
+        "The primary is alive but does not let the operator in (too many connections, wrong password, TLS). Alive is "
+        "alive: no failover. Look at the credentials Secret, and at who else uses the operator's port."
+    ),
+    Analysis.PRIMARY_DEAD: "The primary's death is proven; the proof is named in the history. Failover.",
+    Analysis.PRIMARY_REFUSING: (
+        "The primary's address answers but nobody listens, and the replicas have not confirmed yet that they lost it. "
+        "They are asked at once; a server that is shutting down refuses while it still acknowledges."
+    ),
+    Analysis.PRIMARY_TERMINATING: (
+        "The primary's Pod is being deleted and its server does not answer; the kubelet's word that it ended is awaited."
+    ),
+    Analysis.PRIMARY_MISSING: (
+        "The Pod in which the primary served is gone, which proves nothing: its server may live on. A successor Pod on "
+        "the same volume proves the death when it gets the volume's lock and answers. When the replicas have lost that "
+        "server, they are fenced meanwhile."
+    ),
+    Analysis.PRIMARY_HUNG: (
+        "The primary is silent, its replicas lost it, its node is fine: probably frozen. It is killed through its "
+        "kubelet before anything else."
+    ),
+    Analysis.PRIMARY_UNREACHABLE: (
+        "The primary is silent, its replicas lost it, and its node is not known to be fine. It may still be running: "
+        "what follows is decided by onUncertainData."
+    ),
+    Analysis.PRIMARY_UNREACHABLE_BUT_REPLICATING: (
+        "The operator does not reach the primary, a replica does. The fault is between operator and primary: no action."
+    ),
+    Analysis.OPERATOR_ISOLATED: "No instance answers the operator: the fault may be its own. No action.",
+}
+
+
+class Proof(StrEnum):
+    """Evidence that the primary's server process ended."""
+
+    CONTAINER_TERMINATED = "ContainerTerminated"
+    RESTARTED = "Restarted"
+    REFUSED_AND_DISCONNECTED = "RefusedAndDisconnected"
+    NODE_OFF = "NodeOff"
+    ENDED_EARLIER = "EndedEarlier"
+
+
+PROOFS: dict[Proof, str] = {
+    Proof.CONTAINER_TERMINATED: "A Ready node reported the server's container terminated, for the Pod it ran in.",
+    Proof.RESTARTED: (
+        "Another start of the server answers from its volume, whose lock only one can hold, on the node where the one "
+        "before ran; elsewhere only once that one was seen to end."
+    ),
+    Proof.REFUSED_AND_DISCONNECTED: (
+        "Nobody listens at the address of the same Pod, which is not being deleted, and no replica that answers is "
+        "connected to it."
+    ),
+    Proof.NODE_OFF: "A person confirmed with the out-of-service taint that the node is off.",
+    Proof.ENDED_EARLIER: "It was proven before, by one of the other proofs, and noted in the status.",
+}
+
+
+SILENCE_BEFORE_SUSPICION = 2.0  # seconds; replicas notice a frozen primary after 3.2 s (FACTS.md), no sooner
+REFUSING_SECONDS = 10.0  # a server in SHUTDOWN refuses for a while and still feeds its replicas
+
+
+def fresh_replicas(record: Record, snapshot: Snapshot, *, since: float) -> tuple[tuple[str, ServerFact], ...]:
+    """Replicas that answered a question asked after `since`."""
+    answers = ((member.name, snapshot.instance(member.name)) for member in record.replicas)
+    return tuple(
+        (name, facts.answering)
+        for name, facts in answers
+        if facts is not None and facts.answering is not None and facts.answering.asked_at >= since
+    )
+
+
+def _receives(server: ServerFact) -> bool:
+    return server.replication is not None and server.replication.io_thread is IoThread.RUNNING
+
+
+def proofs(record: Record, snapshot: Snapshot) -> tuple[Proof, ...]:
+    """Every proof of the death of the server start that served this epoch; empty: not proven."""
+    primary = snapshot.instance(record.primary)
+    if primary is None or not record.primary_incarnation or _serves(record, primary):
+        return ()
+    found: list[Proof] = []
+    if record.primary_pod in primary.ended_pods:
+        found.append(Proof.CONTAINER_TERMINATED)
+    if _restarted(record, primary):
+        found.append(Proof.RESTARTED)
+    if _refused_and_disconnected(record, snapshot, primary):
+        found.append(Proof.REFUSED_AND_DISCONNECTED)
+    served_here = primary.pod is not None and primary.pod.uid == record.primary_pod
+    if primary.home_off or (primary.node_off and served_here):
+        found.append(Proof.NODE_OFF)
+    if record.primary_ended:
+        found.append(Proof.ENDED_EARLIER)
+    return tuple(found)
+
+
+def _serves(record: Record, primary: InstanceFacts) -> bool:
+    return primary.answering is not None and primary.answering.incarnation == record.primary_incarnation
+
+
+def _restarted(record: Record, primary: InstanceFacts) -> bool:
+    """The volume's lock is of one kernel: an answer from another node says nothing of a server that was not seen to end."""
+    if primary.answering is None or primary.answering.incarnation == record.primary_incarnation:
+        return False
+    node = primary.pod.node if primary.pod is not None else None
+    return record.primary_ended or record.primary_node in ("", node)
+
+
+def _refused_and_disconnected(record: Record, snapshot: Snapshot, primary: InstanceFacts) -> bool:
+    pod = primary.pod
+    if primary.probe.reach is not Reach.REFUSED or pod is None or pod.deleting:
+        return False
+    if not (pod.uid == primary.probe.pod_uid == record.primary_pod):
+        return False
+    fresh = fresh_replicas(record, snapshot, since=primary.probe.since)
+    reachable = [
+        member.name
+        for member in record.replicas
+        if (facts := snapshot.instance(member.name)) is not None and facts.answering is not None
+    ]
+    return bool(fresh) and len(fresh) == len(reachable) and not any(_receives(server) for _, server in fresh)
+
+
+def analyse(record: Record, snapshot: Snapshot) -> Analysis:
+    """Name what is the matter with the primary."""
+    if record.primary is None or record.epoch == 0:
+        return Analysis.NO_PRIMARY
+    primary = snapshot.instance(record.primary)
+    if primary is None:
+        return Analysis.PRIMARY_MISSING
+    if primary.answering is not None:
+        same = primary.answering.incarnation == record.primary_incarnation
+        return Analysis.NO_PROBLEM if same else Analysis.PRIMARY_RESTARTED
+    if proofs(record, snapshot):
+        return Analysis.PRIMARY_DEAD
+    match primary.probe.reach:
+        case Reach.PRESENT:
+            return Analysis.PRIMARY_PRESENT
+        case Reach.REFUSED if _feeds_on(record, snapshot, primary):
+            return Analysis.PRIMARY_UNREACHABLE_BUT_REPLICATING
+        case Reach.REFUSED:
+            terminating = primary.pod is not None and primary.pod.deleting
+            return Analysis.PRIMARY_TERMINATING if terminating else Analysis.PRIMARY_REFUSING
+        case _:
+            return _analyse_silence(record, snapshot, primary)
+
+
+def _feeds_on(record: Record, snapshot: Snapshot, primary: InstanceFacts) -> bool:
+    """Whether a replica receives from a primary that has refused us for longer than a shutdown would."""
+    fresh = fresh_replicas(record, snapshot, since=snapshot.now - SILENCE_BEFORE_SUSPICION)
+    return snapshot.now - primary.probe.since >= REFUSING_SECONDS and any(
+        _receives(each) for _, each in fresh
+    )
+
+
+def _successor(record: Record, primary: InstanceFacts) -> bool:
+    """Whether the Pod is not the one that served this epoch: what it does not answer says nothing of that one."""
+    return primary.pod is not None and primary.pod.uid != record.primary_pod
+
+
+def _analyse_silence(record: Record, snapshot: Snapshot, primary: InstanceFacts) -> Analysis:
+    if primary.probe.reach is Reach.UNKNOWN and primary.pod is not None:
+        return Analysis.NOT_YET_OBSERVED
+    fresh = fresh_replicas(record, snapshot, since=primary.probe.since)
+    if not fresh:
+        alone = not record.replicas
+        return Analysis.PRIMARY_MISSING if alone and primary.pod is None else Analysis.OPERATOR_ISOLATED
+    if any(_receives(server) for _, server in fresh):
+        return Analysis.PRIMARY_UNREACHABLE_BUT_REPLICATING
+    if primary.pod is None or _successor(record, primary):
+        return Analysis.PRIMARY_MISSING
+    if primary.pod.deleting:
+        return Analysis.PRIMARY_TERMINATING
+    return Analysis.PRIMARY_HUNG if primary.node_ready else Analysis.PRIMARY_UNREACHABLE

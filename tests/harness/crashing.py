@@ -4,7 +4,7 @@
 
 Points are passed before and after each status write and each effect, from the write that opens a failover of that
 cluster to the one that closes it, be it by rolling it back. With --kill-each the operator kills itself at the first
-point at which none has died yet; the next one, started at once, goes on with that failover, dies at the next such
+point at which none has died yet, and at which no effect is under way whose end is such a point; the next one, started at once, goes on with that failover, dies at the next such
 point, and so on until a failover comes to its end. FILE remembers the points. With --stop-at it stops itself once.
 stdout tells `loaded` (it looks after the cluster), each point, `stopping`, `killed`, and `failover over`.
 """
@@ -15,6 +15,8 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Points:
         self._deaths = deaths
         self._stop_at = stop_at
         self._open = False
+        self._under_way: list[str] = []
 
     def load(self, state: object) -> None:
         """The cluster was taken over in this state."""
@@ -53,14 +56,29 @@ class Points:
         if not self._open:
             return
         say(f"point {what}")
-        if self._deaths is not None and what not in self._deaths.read_text().splitlines():
-            with self._deaths.open("a") as deaths:
-                deaths.write(f"{what}\n")
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._deaths is not None:
+            died = {*self._deaths.read_text().splitlines()}
+            # Dying beside such an effect may leave nothing of it to do for the next one, which then never ends it.
+            others_end_here = any(f"after {effect}" not in died for effect in self._under_way)
+            if what not in died and not others_end_here:
+                with self._deaths.open("a") as deaths:
+                    deaths.write(f"{what}\n")
+                os.kill(os.getpid(), signal.SIGKILL)
         if self._stop_at and what == self._stop_at:
             self._stop_at = ""
             say("stopping")
             os.kill(os.getpid(), signal.SIGSTOP)
+
+    @contextmanager
+    def around(self, effect: str) -> Iterator[None]:
+        """The points before and after an effect; one that fails has no point after it."""
+        self.passed(f"before {effect}")
+        self._under_way.append(effect)
+        try:
+            yield
+        finally:
+            self._under_way.remove(effect)
+        self.passed(f"after {effect}")
 
 
 def say(text: str) -> None:
@@ -91,11 +109,8 @@ def install(points: Points, *, cluster: str) -> None:
 
     async def counted_perform(self: Performer, effect: Any) -> None:
         ours = f"{self._premises.owner.namespace}/{self._premises.owner.name}" == cluster
-        if ours:
-            points.passed(f"before {type(effect).__name__}")
-        await perform(self, effect)
-        if ours:
-            points.passed(f"after {type(effect).__name__}")
+        with points.around(type(effect).__name__) if ours else nullcontext():
+            await perform(self, effect)
 
     StatusWriter.read = counted_read  # type: ignore[method-assign]
     StatusWriter.write = counted_write  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact, Snapshot
+from statemachines.facts import InstanceFacts, IoThread, Process, Reach, ServerFact, Snapshot, Writing
 from statemachines.record import Record
 
 
@@ -28,6 +28,9 @@ class Analysis(StrEnum):
     PRIMARY_UNREACHABLE = "PrimaryUnreachable"
     PRIMARY_UNREACHABLE_BUT_REPLICATING = "PrimaryUnreachableButReplicating"
     OPERATOR_ISOLATED = "OperatorIsolated"
+    DISK_FULL = "DiskFull"
+    READ_ONLY_FILESYSTEM = "ReadOnlyFilesystem"
+    IO_STALLED = "IoStalled"
 
 
 ANALYSES: dict[Analysis, str] = {
@@ -57,8 +60,8 @@ ANALYSES: dict[Analysis, str] = {
         "server, they are fenced meanwhile."
     ),
     Analysis.PRIMARY_HUNG: (
-        "The primary is silent, its replicas lost it, its node is fine: probably frozen. It is killed through its "
-        "kubelet before anything else."
+        "The primary is silent to the operator and either to its own sidecar, or to its replicas while its node is fine: "
+        "probably frozen. It is killed, by its sidecar or its kubelet, before anything else."
     ),
     Analysis.PRIMARY_UNREACHABLE: (
         "The primary is silent, its replicas lost it, and its node is not known to be fine. It may still be running: "
@@ -68,12 +71,31 @@ ANALYSES: dict[Analysis, str] = {
         "The operator does not reach the primary, a replica does. The fault is between operator and primary: no action."
     ),
     Analysis.OPERATOR_ISOLATED: "No instance answers the operator: the fault may be its own. No action.",
+    Analysis.DISK_FULL: (
+        "The primary answers, but its volume is full: every commit hangs. After 5 s it is killed by its sidecar and a "
+        "replica whose volume has room is promoted. Enlarge the volume."
+    ),
+    Analysis.READ_ONLY_FILESYSTEM: (
+        "The primary answers, but its file system takes no writes, as the kernel does after an error of the disk. After "
+        "5 s it is killed by its sidecar and a replica is promoted. Look at the node's disk."
+    ),
+    Analysis.IO_STALLED: (
+        "The primary answers, but a small write of its own does not end. After 5 s it is killed by its sidecar and a "
+        "replica is promoted. Look at the node's disk; a process that hangs in the disk can't be seen to end."
+    ),
+}
+
+UNABLE_TO_WRITE = {
+    Writing.DISK_FULL: Analysis.DISK_FULL,
+    Writing.READ_ONLY: Analysis.READ_ONLY_FILESYSTEM,
+    Writing.STALLED: Analysis.IO_STALLED,
 }
 
 
 class Proof(StrEnum):
     """Evidence that the primary's server process ended."""
 
+    PROCESS_ENDED = "ProcessEnded"
     CONTAINER_TERMINATED = "ContainerTerminated"
     RESTARTED = "Restarted"
     REFUSED_AND_DISCONNECTED = "RefusedAndDisconnected"
@@ -82,6 +104,9 @@ class Proof(StrEnum):
 
 
 PROOFS: dict[Proof, str] = {
+    Proof.PROCESS_ENDED: (
+        "The sidecar next to it saw that server process end, or holds the volume's lock, which the process would hold."
+    ),
     Proof.CONTAINER_TERMINATED: "A Ready node reported the server's container terminated, for the Pod it ran in.",
     Proof.RESTARTED: (
         "Another start of the server answers from its volume, whose lock only one can hold, on the node where the one "
@@ -117,9 +142,11 @@ def _receives(server: ServerFact) -> bool:
 def proofs(record: Record, snapshot: Snapshot) -> tuple[Proof, ...]:
     """Every proof of the death of the server start that served this epoch; empty: not proven."""
     primary = snapshot.instance(record.primary)
-    if primary is None or not record.primary_incarnation or _serves(record, primary):
+    if primary is None or not record.primary_incarnation or serves(record, primary):
         return ()
     found: list[Proof] = []
+    if _seen_to_end(record, primary):
+        found.append(Proof.PROCESS_ENDED)
     if record.primary_pod in primary.ended_pods:
         found.append(Proof.CONTAINER_TERMINATED)
     if _restarted(record, primary):
@@ -134,8 +161,20 @@ def proofs(record: Record, snapshot: Snapshot) -> tuple[Proof, ...]:
     return tuple(found)
 
 
-def _serves(record: Record, primary: InstanceFacts) -> bool:
-    return primary.answering is not None and primary.answering.incarnation == record.primary_incarnation
+def serves(record: Record, primary: InstanceFacts) -> bool:
+    """Whether it answers in the server start that serves this epoch, and its sidecar did not see that one end since."""
+    same = primary.answering is not None and primary.answering.incarnation == record.primary_incarnation
+    return same and not _seen_to_end(record, primary)
+
+
+def _seen_to_end(record: Record, primary: InstanceFacts) -> bool:
+    word = primary.sidecar
+    return (
+        word is not None
+        and word.process is Process.ENDED
+        and bool(word.incarnation)
+        and word.incarnation == record.primary_incarnation
+    )
 
 
 def _restarted(record: Record, primary: InstanceFacts) -> bool:
@@ -168,9 +207,8 @@ def analyse(record: Record, snapshot: Snapshot) -> Analysis:
     primary = snapshot.instance(record.primary)
     if primary is None:
         return Analysis.PRIMARY_MISSING
-    if primary.answering is not None:
-        same = primary.answering.incarnation == record.primary_incarnation
-        return Analysis.NO_PROBLEM if same else Analysis.PRIMARY_RESTARTED
+    if primary.answering is not None and (told := _analyse_answer(record, primary, primary.answering)):
+        return told
     if proofs(record, snapshot):
         return Analysis.PRIMARY_DEAD
     match primary.probe.reach:
@@ -183,6 +221,18 @@ def analyse(record: Record, snapshot: Snapshot) -> Analysis:
             return Analysis.PRIMARY_TERMINATING if terminating else Analysis.PRIMARY_REFUSING
         case _:
             return _analyse_silence(record, snapshot, primary)
+
+
+def _analyse_answer(record: Record, primary: InstanceFacts, answer: ServerFact) -> Analysis | None:
+    """None where its sidecar has seen that server end since it answered."""
+    if answer.incarnation != record.primary_incarnation:
+        return Analysis.PRIMARY_RESTARTED
+    if not serves(record, primary):
+        return None
+    word = primary.at_hand
+    if word is None:
+        return Analysis.NO_PROBLEM
+    return UNABLE_TO_WRITE.get(word.writing, Analysis.NO_PROBLEM)
 
 
 def _feeds_on(record: Record, snapshot: Snapshot, primary: InstanceFacts) -> bool:
@@ -201,6 +251,9 @@ def _successor(record: Record, primary: InstanceFacts) -> bool:
 def _analyse_silence(record: Record, snapshot: Snapshot, primary: InstanceFacts) -> Analysis:
     if primary.probe.reach is Reach.UNKNOWN and primary.pod is not None:
         return Analysis.NOT_YET_OBSERVED
+    word = primary.at_hand
+    if word is not None and word.answers is False and word.incarnation == record.primary_incarnation:
+        return Analysis.PRIMARY_HUNG  # two views, one of them without a network between
     fresh = fresh_replicas(record, snapshot, since=primary.probe.since)
     if not fresh:
         alone = not record.replicas

@@ -135,6 +135,50 @@ class StopReceiving:
 
 
 @dataclass(frozen=True, slots=True)
+class FenceServer:
+    """By the sidecar: kill that instance's server, keep it from being started, and read what its binary logs hold."""
+
+    instance: str
+    epoch: int
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PermitServer:
+    """By the sidecar: let that start of the instance's server begin, read-only."""
+
+    instance: str
+    start: str
+    epoch: int
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Salvage:
+    """By the recipient's sidecar: fetch the source's transactions after a position into a file, and apply nothing."""
+
+    instance: str
+    source: str
+    source_address: str
+    after: Position
+    upto: Position
+    operation: str
+    epoch: int
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplySalvaged:
+    """By the candidate's sidecar: apply the file of this operation to the drained, read-only server, GTIDs kept."""
+
+    instance: str
+    operation: str
+    upto: Position
+    epoch: int
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """Wait until the candidate applied what it received."""
 
@@ -216,6 +260,10 @@ Effect = (
     | StartApplying
     | StartReceiving
     | StopReceiving
+    | FenceServer
+    | PermitServer
+    | Salvage
+    | ApplySalvaged
     | Drain
     | Equalise
     | SwitchPrimary

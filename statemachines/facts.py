@@ -129,6 +129,53 @@ class PodFact:
     deletion_requested_at: float | None = None
 
 
+class Process(StrEnum):
+    """The server's process, as the sidecar next to it knows it."""
+
+    UNKNOWN = "Unknown"
+    RUNNING = "Running"
+    ENDED = "Ended"  # seen by pidfds, or proven by the volume's lock
+
+
+class Writing(StrEnum):
+    """What a small local write met, outside the binary log: commits that wait for an acknowledgement don't hinder it."""
+
+    UNKNOWN = "Unknown"
+    WORKS = "Works"
+    DISK_FULL = "DiskFull"
+    READ_ONLY = "ReadOnly"
+    STALLED = "Stalled"  # it did not end within its deadline, though the server answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SalvagedFact:
+    """Transactions of a dead primary in a file next to an instance: complete, and not applied by itself."""
+
+    operation: str  # for which failover
+    upto: Position  # the last of each domain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarFact:
+    """The last word of the sidecar in an instance's Pod, over its standing session."""
+
+    at: float  # when it arrived
+    connected: (
+        bool  # the session stands; a word from before it broke is worth nothing but where it proves an end
+    )
+    pod_uid: str
+    process: Process = Process.UNKNOWN
+    incarnation: str = ""  # of the server that runs or, where it ended, ran last
+    held: bool = False  # fenced: no server lives or starts there before an operator permits it
+    waiting: str = ""  # the start of the server that waits to be permitted; empty: none does
+    history: History | None = None  # what the ended server's binary logs hold; None: not read yet
+    salvaged: SalvagedFact | None = None
+    answers: bool | None = None  # whether the server answers over its local socket; None: not asked
+    answers_since: float = 0.0
+    writing: Writing = Writing.UNKNOWN
+    writing_since: float = 0.0
+
+
 class Volume(StrEnum):
     """The PersistentVolumeClaim of an instance."""
 
@@ -173,6 +220,14 @@ class InstanceFacts:
         None  # as replica: since when its account is locked on the primary and unconnected
     )
     busy: bool = False  # an effect of ours is under way on it, or one was lost and may still run
+    sidecar: SidecarFact | None = None  # None: there is none, or it was never reached
+
+    @property
+    def at_hand(self) -> SidecarFact | None:
+        """The sidecar's word, if its session stands and it is in the present Pod."""
+        word = self.sidecar
+        same = word is not None and self.pod is not None and word.pod_uid == self.pod.uid
+        return word if word is not None and word.connected and same else None
 
     @property
     def answering(self) -> ServerFact | None:

@@ -1,7 +1,7 @@
 """Failover: the substates of FailingOver and their edges.
 
 Each substate owns one kind of effect (plan.py) and is left on observed evidence. Until Committing every step may be
-undone; from there only forward. Salvaging joins between Fencing and Electing with the node sidecar.
+undone; from there only forward. Without a sidecar at hand there is nothing to salvage, and Salvaging is passed at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def limit(state: State, intent: Intent) -> float:
     match state:
         case State.FENCING:
             return intent.max_wait + g.STEP_SECONDS
-        case State.DRAINING:
+        case State.SALVAGING | State.DRAINING:
             return DRAIN_SECONDS
         case _:
             return g.STEP_SECONDS
@@ -110,7 +110,15 @@ FAILOVER: tuple[Transition, ...] = (
         target=State.FENCING,
         when=(g.silence_confirmed,),
         updates=(u.note_evidence,),
-        text="Nobody hears the primary; it may still run, so it is killed through its kubelet.",
+        text="Nobody hears the primary; it may still run, so it is killed, by its sidecar or through its kubelet.",
+    ),
+    Transition(
+        trigger="inability_confirmed",
+        source=State.CONFIRMING,
+        target=State.FENCING,
+        when=(g.unable_to_write,),
+        updates=(u.note_evidence,),
+        text="The primary lives and can't write: it is killed by its sidecar.",
     ),
     Transition(
         trigger="not_confirmed",
@@ -123,16 +131,25 @@ FAILOVER: tuple[Transition, ...] = (
     Transition(
         trigger="fenced",
         source=State.FENCING,
-        target=State.ELECTING,
+        target=State.SALVAGING,
         when=(g.death_proven, g.witnesses_complete, g.receivers_stopped),
         updates=(u.note_evidence,),
         write_ahead=False,
         text="The old primary is dead, everybody who may have acknowledged is here, and nobody receives any more.",
     ),
     Transition(
+        trigger="fenced_at_its_volume",
+        source=State.FENCING,
+        target=State.SALVAGING,
+        when=(g.death_proven, g.volume_at_hand, g.receivers_stopped),
+        updates=(u.note_evidence,),
+        write_ahead=False,
+        text="The old primary is dead and held, and its volume has everything that was ever acknowledged.",
+    ),
+    Transition(
         trigger="fenced_by_policy",
         source=State.FENCING,
-        target=State.ELECTING,
+        target=State.SALVAGING,
         when=(g.promote_allowed, g.max_wait_over, g.receivers_stopped),
         updates=(u.go_on_by_policy,),
         text="Proof or a witness is missing, maxWait is over, and onUncertainData accepts what may be lost.",
@@ -154,10 +171,62 @@ FAILOVER: tuple[Transition, ...] = (
         text="A replica could not be stopped from receiving: nothing is promoted; the fence is lifted.",
     ),
     Transition(
+        trigger="salvaged",
+        source=State.SALVAGING,
+        target=State.ELECTING,
+        when=(g.tail_secured,),
+        updates=(u.note_tail,),
+        write_ahead=False,
+        text="What the dead primary's volume holds is with the replica that received most, applied or in a file.",
+    ),
+    Transition(
+        trigger="nothing_to_salvage_from",
+        source=State.SALVAGING,
+        target=State.ELECTING,
+        when=(g.may_go_without_tail,),
+        unless=(g.volume_at_hand,),
+        updates=(u.go_on_without_tail,),
+        write_ahead=False,
+        text="The dead primary's volume is out of reach, and not needed.",
+    ),
+    Transition(
+        trigger="salvage_given_up",
+        source=State.SALVAGING,
+        target=State.ELECTING,
+        when=(g.may_go_without_tail, g.salvage_overdue),
+        updates=(u.go_on_without_tail,),
+        text="What only the dead primary holds was acknowledged to nobody, and takes too long to be waited for.",
+    ),
+    Transition(
+        trigger="volume_lost",
+        source=State.SALVAGING,
+        target=State.FENCING,
+        unless=(g.volume_at_hand, g.may_go_without_tail),
+        write_ahead=False,
+        text="The dead primary's volume is needed, and out of reach again.",
+    ),
+    Transition(
+        trigger="salvage_failed",
+        source=State.SALVAGING,
+        target=State.DEGRADED,
+        when=(g.deadline_passed,),
+        updates=(u.close_operation, u.note_refuted),
+        text="What only the dead primary holds could not be brought over: nothing is promoted; the fence is lifted.",
+    ),
+    Transition(
+        trigger="recipient_lost",
+        source=State.ELECTING,
+        target=State.SALVAGING,
+        when=(g.candidate_fit,),
+        unless=(g.candidate_has_tail,),
+        write_ahead=False,
+        text="Another replica is the best now, and what was salvaged is not with it.",
+    ),
+    Transition(
         trigger="candidate_elected",
         source=State.ELECTING,
         target=State.DRAINING,
-        when=(g.candidate_fit,),
+        when=(g.candidate_fit, g.candidate_has_tail),
         updates=(u.choose_candidate,),
         write_ahead=False,
         text="The replica that received most is chosen.",

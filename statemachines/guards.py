@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from statemachines import election
-from statemachines.detection import SILENCE_BEFORE_SUSPICION, Analysis, analyse, proofs
+from statemachines.detection import (
+    SILENCE_BEFORE_SUSPICION,
+    UNABLE_TO_WRITE,
+    Analysis,
+    analyse,
+    proofs,
+    serves,
+)
 from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact, Volume
+from statemachines.gtid import Position
 from statemachines.record import OnUncertainData, Recorded, Situation
 from statemachines.states import SCHEMA
 
@@ -19,6 +27,8 @@ Guard = Callable[[Situation], bool]
 ATTACH_SECONDS = 60.0  # how long Replicating may take before it is called Degraded
 STEP_SECONDS = 10.0  # how long a step may take that waits for nobody but ourselves
 RETRY_SECONDS = 30.0  # after a failover that led to nothing, while nothing new is proven
+UNABLE_SECONDS = 5.0  # how long a primary may be unable to write
+SALVAGE_SECONDS = 5.0  # how long what nobody was told is worth an outage
 
 
 def deletion_requested(s: Situation) -> bool:
@@ -68,7 +78,8 @@ def primary_facts(s: Situation) -> InstanceFacts | None:
 
 def primary_answering(s: Situation) -> bool:
     """The primary of this epoch answers, in the server start that is recorded."""
-    return analyse(s.record, s.snapshot) is Analysis.NO_PROBLEM
+    primary = primary_facts(s)
+    return s.record.epoch > 0 and primary is not None and serves(s.record, primary)
 
 
 def adoptable(s: Situation) -> bool:
@@ -114,10 +125,11 @@ def servers_contradict_record(s: Situation) -> bool:
 
 
 def primary_open(s: Situation) -> bool:
-    """The primary of this epoch answers and is writable."""
+    """The primary of this epoch answers, is writable and, as far as its sidecar knows, able to write."""
     primary = primary_facts(s)
     server = primary.answering if primary is not None else None
-    return primary_answering(s) and server is not None and not server.read_only
+    able = analyse(s.record, s.snapshot) is Analysis.NO_PROBLEM
+    return able and server is not None and not server.read_only
 
 
 def primary_initialised(s: Situation) -> bool:
@@ -175,8 +187,8 @@ def failover_enabled(s: Situation) -> bool:
 
 
 def primary_suspected(s: Situation) -> bool:
-    """The primary is proven dead, refuses, came back without its data, lost its Pod and its replicas, or is silent to
-    operator and replicas for 2 s.
+    """The primary is proven dead, refuses, came back without its data, lost its Pod and its replicas, is silent for 2 s
+    to the operator and to its replicas or its own sidecar, or is unable to write for 5 s.
     """
     primary = primary_facts(s)
     match analyse(s.record, s.snapshot):
@@ -190,7 +202,20 @@ def primary_suspected(s: Situation) -> bool:
         case Analysis.PRIMARY_HUNG | Analysis.PRIMARY_UNREACHABLE | Analysis.PRIMARY_TERMINATING:
             return primary is not None and s.snapshot.now - primary.probe.since >= SILENCE_BEFORE_SUSPICION
         case _:
-            return False
+            return unable_to_write(s)
+
+
+def unable_to_write(s: Situation) -> bool:
+    """The primary's sidecar has found for 5 s that its server can't write, while a replica's can."""
+    primary = primary_facts(s)
+    word = primary.at_hand if primary is not None else None
+    if word is None or analyse(s.record, s.snapshot) not in UNABLE_TO_WRITE.values():
+        return False
+    best = elected(s)
+    other = s.snapshot.instance(best.name) if best is not None else None
+    theirs = other.at_hand if other is not None else None
+    able = theirs is not None and theirs.writing not in UNABLE_TO_WRITE
+    return able and s.snapshot.now - word.writing_since >= UNABLE_SECONDS
 
 
 def primary_alive(s: Situation) -> bool:
@@ -268,10 +293,10 @@ def max_wait_over(s: Situation) -> bool:
 
 
 def refuted_lately(s: Situation) -> bool:
-    """An operation ended without a promotion less than 30 s ago, and no proof of death has come in."""
+    """An operation ended without a promotion less than 30 s ago, and no proof of death has come in since."""
     refuted = s.record.refuted_at
     lately = refuted is not None and 0 <= s.wall - refuted < RETRY_SECONDS
-    return lately and not proofs(s.record, s.snapshot)
+    return lately and (s.record.refuted_proven or not proofs(s.record, s.snapshot))
 
 
 def fence_stands(s: Situation) -> bool:
@@ -306,7 +331,86 @@ def candidate_fit(s: Situation) -> bool:
 def elected(s: Situation) -> election.Ranked | None:
     """Who would be promoted now (not a guard)."""
     by_policy = s.record.operation.by_policy if s.record.operation is not None else promote_allowed(s)
-    return election.elect(s.record, s.snapshot, by_policy=by_policy)
+    return election.elect(s.record, s.snapshot, by_policy=by_policy, tail=tail(s))
+
+
+# --- what the dead primary's volume holds ---------------------------------------------------------------------------
+
+
+def volume_at_hand(s: Situation) -> bool:
+    """The dead primary's server is held by its sidecar, so that nothing changes on its volume, and what its binary logs
+    hold is not less than what is known to be acknowledged or what a replica received from it.
+    """
+    primary = primary_facts(s)
+    word = primary.at_hand if primary is not None else None
+    if word is None or not word.held or not _ended(s):
+        return False
+    return word.history is None or whole(s, word.history.position())
+
+
+def _ended(s: Situation) -> bool:
+    primary = primary_facts(s)
+    return primary is not None and not serves(s.record, primary) and bool(proofs(s.record, s.snapshot))
+
+
+def whole(s: Situation, held: Position) -> bool:
+    """Whether a volume that holds this much is not an older one (not a guard)."""
+    known = [s.record.durability.floor, s.record.durability.base]
+    for member in s.record.replicas:
+        server = s.snapshot.server(member.name)
+        if server is not None and server.cluster_id == s.record.cluster_id:
+            known.append(election.sound(s.record, server))
+    return all(held.covers(position) for position in known)
+
+
+def tail(s: Situation) -> Position:
+    """Everything that the dead primary's binary logs hold; empty: not known, or not to be relied on (not a guard)."""
+    primary = primary_facts(s)
+    word = primary.at_hand if primary is not None else None
+    operation = s.record.operation
+    if operation is not None and (operation.tail or operation.without_tail):
+        return operation.tail
+    if word is None or word.history is None or not volume_at_hand(s):
+        return Position()
+    return word.history.position()
+
+
+def tail_secured(s: Situation) -> bool:
+    """What the dead primary's binary logs hold is known, and the best replica received it or has it in a file."""
+    everything, best = tail(s), elected(s)
+    return bool(everything) and best is not None and has_tail(s, best.name, everything)
+
+
+def has_tail(s: Situation, name: str, everything: Position) -> bool:
+    """Whether that instance received it all, or has what it lacks in the file of this operation (not a guard)."""
+    facts, operation = s.snapshot.instance(name), s.record.operation
+    server = facts.answering if facts is not None else None
+    if facts is None or server is None or operation is None:
+        return False
+    if election.received(server).covers(everything):
+        return True
+    salvaged = facts.at_hand.salvaged if facts.at_hand is not None else None
+    return salvaged is not None and salvaged.operation == operation.id and salvaged.upto.covers(everything)
+
+
+def may_go_without_tail(s: Situation) -> bool:
+    """Every witness is present, so that what only the dead primary holds was acknowledged to nobody; or Promote has
+    accepted the loss.
+    """
+    return witnesses_complete(s) or (s.record.operation is not None and s.record.operation.by_policy)
+
+
+def salvage_overdue(s: Situation) -> bool:
+    """The salvage has taken longer than 5 s."""
+    return s.wall - s.record.since >= SALVAGE_SECONDS
+
+
+def candidate_has_tail(s: Situation) -> bool:
+    """What is to be salvaged is with the best replica; or nothing is."""
+    operation, best = s.record.operation, elected(s)
+    if operation is None or not operation.tail:
+        return True
+    return best is not None and has_tail(s, best.name, operation.tail)
 
 
 def _candidate(s: Situation) -> ServerFact | None:
@@ -359,7 +463,8 @@ def service_switched(s: Situation) -> bool:
 def unacknowledged(s: Situation) -> bool:
     """For longer than degradeAfter nobody could acknowledge, or nobody did, while commits waited (not a guard)."""
     primary = primary_facts(s)
-    if primary is None or primary.answering is None or primary.lonely_since is None:
+    # Another start of the server, not taken for the primary yet, was never waited at.
+    if primary is None or not primary_answering(s) or primary.lonely_since is None:
         return False
     return s.snapshot.now - primary.lonely_since >= s.intent.degrade_after
 

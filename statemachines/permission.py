@@ -30,13 +30,23 @@ def _forbidden_by(s: Situation) -> str:
 
 
 def _uncertain_because(s: Situation) -> str:
-    if s.record.durability.recorded is not Recorded.SEMI_SYNC:
-        return "Asynchronous"
-    if not g.witnesses_complete(s):
-        return "WitnessMissing"
+    if not _salvageable(s):
+        if s.record.durability.recorded is not Recorded.SEMI_SYNC:
+            return "Asynchronous"
+        if not g.witnesses_complete(s):
+            return "WitnessMissing"
     if g.silence_confirmed(s) and not g.death_proven(s) and not _fence_reaches(s):
         return "PrimaryNotProvenDead"
     return ""
+
+
+def _salvageable(s: Situation) -> bool:
+    """Whether a dead primary's volume would tell everything: its sidecar is there, and the volume is no older one."""
+    primary = g.primary_facts(s)
+    word = primary.at_hand if primary is not None else None
+    if word is None or (word.history is not None and not g.whole(s, word.history.position())):
+        return False
+    return word.incarnation == s.record.primary_incarnation
 
 
 def _fence_reaches(s: Situation) -> bool:
@@ -44,6 +54,8 @@ def _fence_reaches(s: Situation) -> bool:
     primary = g.primary_facts(s)
     if primary is None:
         return False
+    if primary.at_hand is not None:
+        return True
     if analyse(s.record, s.snapshot) is Analysis.PRIMARY_MISSING:
         return bool(primary.home_ready)
     return primary.pod is not None and not primary.pod.deleting and bool(primary.node_ready)

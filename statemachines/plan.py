@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from statemachines import effects as e
-from statemachines import following
+from statemachines import election, following
 from statemachines import guards as g
 from statemachines.detection import Analysis, analyse
-from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact, Volume
+from statemachines.facts import InstanceFacts, IoThread, Process, Reach, ServerFact, Volume
 from statemachines.members import deletes_volume
 from statemachines.record import DurabilityMode, Member, Recorded, Situation, account
 from statemachines.states import State
@@ -243,13 +243,54 @@ def _fence(s: Situation) -> Iterator[e.Effect]:
         stopped = server.replication is None or server.replication.io_thread is IoThread.STOPPED
         if not (seen and stopped):
             yield e.StopReceiving(member.name)
+    yield from _hold(s)
     yield from _kill(s)
+
+
+def _hold(s: Situation) -> Iterator[e.Effect]:
+    """Keep the old primary's server down by its sidecar, also when it is dead: so nothing changes on its volume."""
+    primary = _facts(s, s.record.primary)
+    word = primary.at_hand if primary is not None else None
+    if primary is None or word is None or g.primary_alive(s):
+        return
+    if word.process is Process.RUNNING and word.incarnation != s.record.primary_incarnation:
+        return  # another start: read-only, and followed by nobody
+    if not (word.held and word.process is Process.ENDED):
+        yield e.FenceServer(primary.name, s.record.epoch, s.record.cluster_id)
+
+
+def _salvage(s: Situation) -> Iterator[e.Effect]:
+    primary, operation = _facts(s, s.record.primary), s.record.operation
+    best, everything = g.elected(s), g.tail(s)
+    if primary is None or primary.pod is None or primary.pod.ip is None or operation is None:
+        return
+    if best is None or not everything or g.has_tail(s, best.name, everything):
+        return
+    yield e.Salvage(
+        best.name,
+        primary.name,
+        primary.pod.ip,
+        best.received,
+        everything,
+        operation.id,
+        s.record.epoch,
+        s.record.cluster_id,
+    )
+
+
+def _permit(s: Situation) -> Iterator[e.Effect]:
+    """A server that waits may start: no operation needs it, or its volume, as it is."""
+    for member in s.record.members:
+        facts = _facts(s, member.name)
+        word = facts.at_hand if facts is not None else None
+        if word is not None and word.waiting:
+            yield e.PermitServer(member.name, word.waiting, s.record.epoch, s.record.cluster_id)
 
 
 def _kill(s: Situation) -> Iterator[e.Effect]:
     """End the old primary where that is not proven yet: through its kubelet, or by a successor on its volume's lock."""
     primary = _facts(s, s.record.primary)
-    if primary is None or g.death_proven(s):
+    if primary is None or g.death_proven(s) or primary.at_hand is not None:
         return
     if primary.pod is None:
         if primary.volume is not Volume.ABSENT and (member := s.record.member(primary.name)) is not None:
@@ -271,7 +312,9 @@ def _candidate(s: Situation) -> ServerFact | None:
 def _drain(s: Situation) -> Iterator[e.Effect]:
     operation = s.record.operation
     if operation is not None and operation.candidate is not None and not g.candidate_drained(s):
-        yield e.Drain(operation.candidate, operation.target)
+        server = _candidate(s)
+        target = election.received(server) if server is not None else operation.target
+        yield e.Drain(operation.candidate, target)
 
 
 def _equalise(s: Situation) -> Iterator[e.Effect]:
@@ -279,7 +322,12 @@ def _equalise(s: Situation) -> Iterator[e.Effect]:
     if operation is None or operation.candidate is None or g.candidate_equalised(s):
         return
     facts = _facts(s, operation.candidate)
-    if facts is None or not g.knows_leader(s, facts):
+    if facts is None or facts.answering is None or not g.knows_leader(s, facts):
+        return
+    if not facts.answering.executed.covers(operation.target):
+        yield e.ApplySalvaged(
+            operation.candidate, operation.id, operation.tail, s.record.epoch, s.record.cluster_id
+        )
         return
     staying = {
         each.name
@@ -321,12 +369,13 @@ def _name(name: str | None) -> str:
 
 
 PLANNERS: dict[State, tuple[Callable[[Situation], Iterator[e.Effect]], ...]] = {
-    State.PROVISIONING: (_provision,),
-    State.REPLICATING: (_keep,),
-    State.HEALTHY: (_keep,),
-    State.DEGRADED: (_keep,),
+    State.PROVISIONING: (_provision, _permit),
+    State.REPLICATING: (_keep, _permit),
+    State.HEALTHY: (_keep, _permit),
+    State.DEGRADED: (_keep, _permit),
     State.CONFIRMING: (_confirm,),
     State.FENCING: (_fence,),
+    State.SALVAGING: (_fence, _salvage),
     State.DRAINING: (_terms, _drain),
     State.EQUALISING: (_terms, _equalise),
     State.SWITCHING: (_terms, _switch, _certificates, following.repoint),

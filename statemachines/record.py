@@ -119,11 +119,15 @@ class Operation:
     started: float
     deadline: float
     candidate: str | None = None
-    target: Position = field(default_factory=Position)
+    target: Position = field(default_factory=Position)  # what it has to hold before it is committed
     evidence: str = ""
     attempts: int = 1
     proven: bool = False  # the old primary's death was proven once in this operation
     by_policy: bool = False  # goes on without proof or witness because onUncertainData is Promote
+    tail: Position = field(
+        default_factory=Position
+    )  # all that the dead primary's volume holds, and the candidate has
+    without_tail: bool = False  # what only that volume holds is left there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +164,7 @@ class Record:
     operation: Operation | None = None
     last_failover: float | None = None
     refuted_at: float | None = None  # when an operation ended without a promotion
+    refuted_proven: bool = False  # though the primary's death was proven in it
     message: str = ""
     history: tuple[HistoryEntry, ...] = ()
 

@@ -21,6 +21,7 @@ class State(StrEnum):
     DEGRADED = "Degraded"
     CONFIRMING = "FailingOver_Confirming"
     FENCING = "FailingOver_Fencing"
+    SALVAGING = "FailingOver_Salvaging"
     ELECTING = "FailingOver_Electing"
     DRAINING = "FailingOver_Draining"
     EQUALISING = "FailingOver_Equalising"
@@ -82,11 +83,16 @@ STATES: dict[State, StateInfo] = {
         Kind.TRANSIENT,
         "The old primary is made unable to acknowledge: its death is proven and no replica receives.",
     ),
+    State.SALVAGING: StateInfo(
+        Kind.TRANSIENT,
+        "What only the dead primary's volume holds is brought, as a file, next to the replica that received most.",
+    ),
     State.ELECTING: StateInfo(Kind.TRANSIENT, "The replica that received most, and is fit, is chosen."),
     State.DRAINING: StateInfo(Kind.TRANSIENT, "The candidate applies everything it received."),
     State.EQUALISING: StateInfo(
         Kind.TRANSIENT,
-        "The candidate stops being a replica and is set to wait for acknowledgements; still read-only.",
+        "The candidate applies what was salvaged, stops being a replica and is set to wait for acknowledgements; still"
+        " read-only.",
     ),
     State.COMMITTING: StateInfo(
         Kind.TRANSIENT, "The new epoch and its primary are written to the status: from here only forward."
@@ -108,6 +114,13 @@ STATES: dict[State, StateInfo] = {
 }
 
 STEADY = (State.REPLICATING, State.HEALTHY, State.DEGRADED)
-BEFORE_COMMIT = (State.CONFIRMING, State.FENCING, State.ELECTING, State.DRAINING, State.EQUALISING)
+BEFORE_COMMIT = (
+    State.CONFIRMING,
+    State.FENCING,
+    State.SALVAGING,
+    State.ELECTING,
+    State.DRAINING,
+    State.EQUALISING,
+)
 AFTER_COMMIT = (State.COMMITTING, State.SWITCHING, State.OPENING)
 FAILING_OVER = BEFORE_COMMIT + AFTER_COMMIT

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from statemachines import election
 from statemachines.detection import analyse, proofs
+from statemachines.election import NOTHING
 from statemachines.facts import ServerFact, Snapshot
-from statemachines.guards import elected
+from statemachines.guards import elected, tail
 from statemachines.record import (
     Durability,
     DurabilityMode,
@@ -107,7 +108,31 @@ def choose_candidate(s: Situation) -> Record:
     best = elected(s)
     assert best is not None
     assert s.record.operation is not None
-    return replace(s.record, operation=replace(s.record.operation, candidate=best.name, target=best.received))
+    target = best.received.merge(s.record.operation.tail)
+    return replace(s.record, operation=replace(s.record.operation, candidate=best.name, target=target))
+
+
+def note_tail(s: Situation) -> Record:
+    """What the dead primary's volume holds is where it is needed."""
+    assert s.record.operation is not None
+    everything = tail(s)
+    operation = s.record.operation
+    if not operation.tail:
+        evidence = f"{operation.evidence}; its volume holds up to {everything}, secured"
+        operation = replace(operation, tail=everything, evidence=evidence)
+    return replace(s.record, operation=operation)
+
+
+def go_on_without_tail(s: Situation) -> Record:
+    """What only the dead primary's volume holds stays there: nobody was told of it, or Promote accepts the loss."""
+    assert s.record.operation is not None
+    operation, everything = s.record.operation, tail(s)
+    what = f"holds up to {everything}, not salvaged in time" if everything else "is out of reach"
+    evidence = f"{operation.evidence}; its volume {what}"
+    return replace(
+        s.record,
+        operation=replace(operation, tail=NOTHING, without_tail=True, evidence=evidence),
+    )
 
 
 def drop_candidate(s: Situation) -> Record:
@@ -183,6 +208,7 @@ def commit_epoch(s: Situation) -> Record:
         ),
         last_failover=s.wall,
         refuted_at=None,
+        refuted_proven=False,
     )
 
 
@@ -192,8 +218,8 @@ def close_operation(s: Situation) -> Record:
 
 
 def note_refuted(s: Situation) -> Record:
-    """It led to nothing: the same suspicion alone begins no other one for a while."""
-    return replace(s.record, refuted_at=s.wall)
+    """It led to nothing: the same suspicion, or the same proof, begins no other one for a while."""
+    return replace(s.record, refuted_at=s.wall, refuted_proven=bool(proofs(s.record, s.snapshot)))
 
 
 def record_asynchronous(s: Situation) -> Record:

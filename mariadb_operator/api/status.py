@@ -111,6 +111,7 @@ def _record(record: Record) -> dict[str, Any]:
         "operation": None if record.operation is None else _operation(record.operation),
         "lastFailover": None if record.last_failover is None else instant(record.last_failover),
         "refutedAt": None if record.refuted_at is None else instant(record.refuted_at),
+        "refutedProven": record.refuted_proven or None,
     }
 
 
@@ -147,6 +148,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         "attempts": operation.attempts,
         "proven": operation.proven,
         "byPolicy": operation.by_policy,
+        "tailGtid": str(operation.tail),
+        "withoutTail": operation.without_tail,
     }
     return result | ({} if operation.candidate is None else {"candidate": operation.candidate})
 

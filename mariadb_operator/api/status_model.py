@@ -168,6 +168,14 @@ class OperationModel(Model):
     by_policy: bool = Field(
         default=False, description="Whether it goes on without proof because onUncertainData is Promote."
     )
+    tail_gtid: Gtids = Field(
+        default="",
+        description="Up to where the dead primary's volume holds transactions; the candidate has received them, or has"
+        " them in a file.",
+    )
+    without_tail: bool = Field(
+        default=False, description="Whether what only the dead primary's volume holds is left there."
+    )
 
 
 class HistoryModel(Model):
@@ -236,6 +244,9 @@ class MariaDBClusterStatus(Model):
     last_failover: datetime | None = Field(default=None, description="When a replica was last promoted.")
     refuted_at: datetime | None = Field(
         default=None, description="When a failover last ended without a promotion, in this epoch."
+    )
+    refuted_proven: bool | None = Field(
+        default=None, description="Whether the primary was proven dead in that failover all the same."
     )
     history: Annotated[list[HistoryModel], Field(max_length=HISTORY_LIMIT)] | None = Field(
         default=None,

@@ -83,6 +83,7 @@ def from_status(status: object) -> Record:
         operation=operation,
         last_failover=None if model.last_failover is None else seconds_of(model.last_failover),
         refuted_at=None if model.refuted_at is None else seconds_of(model.refuted_at),
+        refuted_proven=bool(model.refuted_proven),
         message=model.message or "",
         history=tuple(entry for each in model.history or () if (entry := _read_history(each)) is not None),
     )
@@ -165,6 +166,8 @@ def _read_operation(model: OperationModel | None, problems: list[str]) -> Operat
         attempts=model.attempts,
         proven=model.proven,
         by_policy=model.by_policy,
+        tail=_position(model.tail_gtid, "operation.tailGtid", problems),
+        without_tail=model.without_tail,
     )
 
 

@@ -15,12 +15,15 @@ from statemachines.facts import (
     IoThread,
     PodFact,
     ProbeFact,
+    Process,
     Reach,
     ReplicationFact,
     SemiSyncFact,
     ServerFact,
+    SidecarFact,
     Snapshot,
     Volume,
+    Writing,
 )
 from statemachines.gtid import History, Position
 from statemachines.record import (
@@ -114,6 +117,22 @@ def instance(number: int, **changes: Any) -> InstanceFacts:
         caught_up_at=None if number == 0 else NOW,
     )
     return replace(facts, **changes)
+
+
+def sidecar(number: int = 0, **changes: Any) -> SidecarFact:
+    """The sidecar of an instance whose server runs, answers and can write."""
+    fact = SidecarFact(
+        at=NOW,
+        connected=True,
+        pod_uid=f"pod-{number}",
+        process=Process.RUNNING,
+        incarnation=f"start-{number}",
+        answers=True,
+        answers_since=100.0,
+        writing=Writing.WORKS,
+        writing_since=100.0,
+    )
+    return replace(fact, **changes)
 
 
 def met(reach: Reach, *, since: float = 100.0, pod_uid: str = "pod-0") -> dict[str, Any]:

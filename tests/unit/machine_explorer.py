@@ -42,6 +42,7 @@ from tests.unit.machine_world import (
     on_kubernetes,
     put,
     reach,
+    sidecar_answers,
     snapshot,
 )
 
@@ -62,6 +63,7 @@ ON_SERVERS = (
     e.StopReceiving,
     e.Equalise,
 )
+ON_SIDECARS = (e.FenceServer, e.PermitServer, e.Salvage, e.ApplySalvaged)
 
 EARLY, OVERDUE = 10.0, 200.0  # wall-clock times of a pass: before any deadline, after all of them
 
@@ -83,6 +85,7 @@ def normalised(record: Record) -> Record:
     return replace(
         record,
         since=0.0,
+        refuted_at=None if record.refuted_at is None else 0.0,
         sequence=min(record.sequence, 1),
         last_failover=None,
         message="",
@@ -122,9 +125,9 @@ class Explorer:
             self.records.append(record)
         return known
 
-    def newborn(self, *, instances: int = 3) -> World:
+    def newborn(self, *, instances: int = 3, sidecars: bool = False) -> World:
         nothing = self.number(Record())
-        return World(nodes=(Node(),) * instances, written=nothing, memory=nothing)
+        return World(nodes=(Node(),) * instances, written=nothing, memory=nothing, sidecars=sidecars)
 
     # --- the operator ---
 
@@ -178,6 +181,12 @@ class Explorer:
                 number = number_of(effect.instance)
                 node = world.nodes[number]
                 if node.flight is None and reach(world, number) is Reach.ANSWERING:
+                    world = put(world, number, node._replace(flight=effect, flight_term=world.term))
+                    sent.append(number)
+            elif isinstance(effect, ON_SIDECARS):
+                number = number_of(effect.instance)
+                node = world.nodes[number]
+                if node.flight is None and sidecar_answers(world, number):
                     world = put(world, number, node._replace(flight=effect, flight_term=world.term))
                     sent.append(number)
         return world, tuple(sent)
@@ -450,11 +459,9 @@ def run(world: World, number: int) -> Step:
 def statements(world: World) -> Iterator[Step]:
     """What was sent and did not run yet runs, in any order; also what an earlier leader had sent."""
     for number, node in enumerate(world.nodes):
-        if node.proc != RUNNING:
-            continue
-        if node.flight is not None:
+        if node.flight is not None and (node.proc == RUNNING or isinstance(node.flight, ON_SIDECARS)):
             yield run(world, number)
-        if node.late is not None:
+        if node.late is not None and (node.proc == RUNNING or isinstance(node.late, ON_SIDECARS)):
             cleared = put(world, number, node._replace(late=None, late_term=0))
             yield f"late {number} {node.late}", execute(cleared, number, node.late, node.late_term)
 

@@ -19,10 +19,13 @@ from statemachines.facts import (
     IoThread,
     PodFact,
     ProbeFact,
+    Process,
     Reach,
     ReplicationFact,
+    SalvagedFact,
     SemiSyncFact,
     ServerFact,
+    SidecarFact,
     Snapshot,
     Volume,
 )
@@ -61,6 +64,11 @@ class Node(NamedTuple):
     term: int = 0
     broken: bool = False  # an error ends its SQL thread whenever it starts
     unacked: int = 0  # commits whose client heard OK though nobody acknowledged
+    held: bool = False  # by its sidecar, on its volume
+    permitted: bool = False  # the next start may begin
+    file: tuple[Entry, ...] = ()  # salvaged from another's log, as its sidecar keeps it
+    file_from: int = 0  # how much of that log comes before
+    file_epoch: int = 0  # in which it was salvaged
     # What follows is shown by no fact.
     opened: int = 0  # the epoch for which this server start was opened
     waiting: Transaction | None = None  # a client's commit that waits for its acknowledgement
@@ -91,6 +99,7 @@ class World(NamedTuple):
     stale: tuple[int, Node, int, float] | None = None  # an answer got earlier: whose, what, reach, when asked
     safe: frozenset[Transaction] = frozenset()  # acknowledged to a client, to be kept
     ackers: frozenset[tuple[int, int]] = frozenset()  # (epoch, instance) that acknowledged
+    sidecars: bool = False
     commits: int = 0  # left
     faults: tuple[str, ...] = ()  # kinds left, each to happen once
 
@@ -297,7 +306,45 @@ def instance_facts(world: World, number: int, record: Record, *, overdue: bool) 
         if answering
         else None,
         home_ready=bool(record.primary_node) and not world.network_cut & 1 << number,
+        sidecar=sidecar_fact(world, number, record) if sidecar_answers(world, number) else None,
     )
+
+
+def sidecar_answers(world: World, number: int) -> bool:
+    """Whether the operator has a session with the sidecar in the instance's Pod."""
+    return world.sidecars and bool(world.nodes[number].pod) and not world.operator_cut & 1 << number
+
+
+def sidecar_fact(world: World, number: int, record: Record) -> SidecarFact:
+    node = world.nodes[number]
+    ended = node.proc == DEAD and node.inc > 0
+    process = Process.ENDED if ended else Process.RUNNING
+    if not ended and (node.gen != node.pod or node.proc == DEAD):
+        process = Process.UNKNOWN  # that of the Pod before lives on: the volume's lock is not free
+    operation = (
+        record.operation.id if record.operation is not None and record.epoch == node.file_epoch else "-"
+    )
+    return SidecarFact(
+        at=FRESH,
+        connected=True,
+        pod_uid=f"pod-{number}-{node.pod}",
+        process=process,
+        incarnation=incarnation(number, node) if node.inc else "",
+        held=node.held,
+        waiting=incarnation(number, node._replace(inc=node.inc + 1))
+        if node.proc == DEAD and not node.permitted
+        else "",
+        history=History.of(_positions(node.log)) if ended and node.held else None,
+        salvaged=SalvagedFact(operation=operation, upto=Position(_positions_after(node)))
+        if node.file
+        else None,
+        answers=node.proc == RUNNING if process is Process.RUNNING else None,
+        answers_since=SINCE,
+    )
+
+
+def _positions_after(node: Node) -> tuple[Gtid, ...]:
+    return tuple(Gtid(0, entry[0] + 1, place) for place, entry in enumerate(node.file, node.file_from + 1))
 
 
 def _server(world: World, number: int, node: Node, asked_at: float) -> ServerFact:
@@ -401,7 +448,9 @@ def die(node: Node) -> Node:
 
 def boot(node: Node) -> Node:
     """The supervisor starts the server: read-only, replication stopped, semi-sync as a source on."""
-    return node._replace(proc=RUNNING, gen=node.pod, inc=node.inc + 1, read_only=True, semi=True)
+    return node._replace(
+        proc=RUNNING, gen=node.pod, inc=node.inc + 1, read_only=True, semi=True, permitted=False
+    )
 
 
 def kubelet_answers(world: World, number: int) -> bool:
@@ -432,7 +481,7 @@ def _kubelet(world: World, number: int, node: Node) -> Iterator[tuple[str, World
         yield f"kubelet ends {number}", put(world, number, gone)._replace(ended=others)
     elif node.proc != DEAD and node.gen != node.pod:
         yield f"kubelet reaps {number}", put(world, number, die(node))
-    elif node.proc == DEAD and node.pod:
+    elif node.proc == DEAD and node.pod and (node.permitted or not world.sidecars):
         yield f"start {number}", put(world, number, boot(node))
 
 
@@ -469,8 +518,36 @@ def execute(world: World, number: int, effect: e.Effect, term: int) -> World:
             return put(world, number, node._replace(io=False, sql=node.sql or (node.io and not node.broken)))
         case e.Equalise():
             return _equalise(world, number, node, effect)
+        case e.FenceServer():
+            here = node.proc != DEAD and node.gen == node.pod
+            return put(world, number, (die(node) if here else node)._replace(held=True, permitted=False))
+        case e.PermitServer():
+            meant = effect.start == incarnation(number, node._replace(inc=node.inc + 1))
+            ready = meant and node.proc == DEAD
+            return put(world, number, node._replace(held=False, permitted=True)) if ready else world
+        case e.Salvage():
+            return _salvage(world, number, node, effect)
+        case e.ApplySalvaged():
+            missing = node.file[len(node.log) - node.file_from :]
+            ready = node.proc == RUNNING and not node.relay and node.file_from <= len(node.log)
+            return put(world, number, node._replace(log=node.log + missing)) if ready else world
         case _:
             return world
+
+
+def _salvage(world: World, number: int, node: Node, effect: e.Salvage) -> World:
+    source = number_of(effect.source)
+    other = world.nodes[source]
+    held = node.log + node.relay
+    cut = world.network_cut & (1 << number | 1 << source)
+    reachable = sidecar_answers(world, number) and bool(other.pod) and not cut
+    if not reachable or other.proc != DEAD or not other.held or other.log[: len(held)] != held:
+        return world
+    return put(
+        world,
+        number,
+        node._replace(file=other.log[len(held) :], file_from=len(held), file_epoch=effect.epoch),
+    )
 
 
 def _mask(ordinals: tuple[int, ...]) -> int:

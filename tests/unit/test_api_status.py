@@ -69,6 +69,8 @@ def records(draw: st.DrawFn) -> Record:
         evidence=words,
         attempts=st.integers(1, 99),
         by_policy=st.booleans(),
+        tail=positions,
+        without_tail=st.booleans(),
     )
     return Record(
         state=state,
@@ -87,6 +89,8 @@ def records(draw: st.DrawFn) -> Record:
         ),
         operation=draw(operation if state in FAILING_OVER else st.none() | operation),
         last_failover=draw(st.none() | moments),
+        refuted_at=draw(st.none() | moments),
+        refuted_proven=draw(st.booleans()),
         message=draw(st.just("") | words),
         history=tuple(draw(st.lists(entries, max_size=5))),
     )

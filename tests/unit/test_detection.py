@@ -6,10 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statemachines.detection import ANALYSES, PROOFS, Analysis, Proof, analyse, proofs
-from statemachines.facts import InstanceFacts, IoThread, Reach, Snapshot
+from statemachines.detection import ANALYSES, PROOFS, UNABLE_TO_WRITE, Analysis, Proof, analyse, proofs
+from statemachines.facts import InstanceFacts, IoThread, Process, Reach, Snapshot
 from statemachines.record import Record
-from tests.unit.machine_cases import NOW, instance, met, pod, record, replication, server, snapshot
+from tests.unit.machine_cases import (
+    NOW,
+    instance,
+    met,
+    pod,
+    record,
+    replication,
+    server,
+    sidecar,
+    snapshot,
+)
 
 LOST = (
     instance(1, server=server(1, replication=replication(io_thread=IoThread.CONNECTING))),
@@ -42,6 +52,27 @@ ROWS: list[tuple[str, Analysis, Record, Snapshot]] = [
         Analysis.PRIMARY_RESTARTED,
         record(),
         seen(instance(0, server=server(0, incarnation="start-again"))),
+    ),
+    *(
+        (
+            f"it answers, and its sidecar finds writing {writing}",
+            UNABLE_TO_WRITE[writing],
+            record(),
+            seen(instance(0, sidecar=sidecar(writing=writing))),
+        )
+        for writing in UNABLE_TO_WRITE
+    ),
+    (
+        "its sidecar saw it end, nobody else noticed",
+        Analysis.PRIMARY_DEAD,
+        record(),
+        seen(instance(0, sidecar=sidecar(process=Process.ENDED)), FED),
+    ),
+    (
+        "silent, to its sidecar too",
+        Analysis.PRIMARY_HUNG,
+        record(),
+        seen(instance(0, sidecar=sidecar(answers=False), **SILENT), FED),
     ),
     ("too many connections", Analysis.PRIMARY_PRESENT, record(), seen(instance(0, **met(Reach.PRESENT)))),
     ("refused and all replicas lost it", Analysis.PRIMARY_DEAD, record(), seen(instance(0, **REFUSED))),
@@ -129,6 +160,7 @@ def test_every_code_has_a_case_and_a_text() -> None:
 
 
 PROVEN: list[tuple[Proof, InstanceFacts]] = [
+    (Proof.PROCESS_ENDED, instance(0, sidecar=sidecar(process=Process.ENDED))),
     (Proof.CONTAINER_TERMINATED, instance(0, **SILENT, ended_pods=frozenset({"pod-0"}))),
     (Proof.RESTARTED, instance(0, server=server(0, incarnation="start-again"))),
     (Proof.REFUSED_AND_DISCONNECTED, instance(0, **REFUSED)),
@@ -165,6 +197,11 @@ HINTS = {
     "a Pod being deleted": instance(0, pod=pod(0, deleting=True), **REFUSED),
     "a node that is not ready": instance(0, node_ready=False, **SILENT),
     "an answer that refuses us": instance(0, **met(Reach.PRESENT)),
+    "a sidecar whose session broke": instance(0, sidecar=sidecar(connected=False), **SILENT),
+    "a sidecar that knows nothing yet": instance(0, sidecar=sidecar(process=Process.UNKNOWN), **SILENT),
+    "the end of another start": instance(
+        0, sidecar=sidecar(process=Process.ENDED, incarnation="start-before"), **SILENT
+    ),
     "a port closed at a successor's address": instance(
         0, pod=pod(0, uid="new"), **met(Reach.REFUSED, pod_uid="new")
     ),
@@ -189,6 +226,9 @@ def silences(draw: st.DrawFn) -> Snapshot:
         pod=draw(st.sampled_from([None, pod(0), pod(0, deleting=True), pod(0, uid="pod-new")])),
         node_ready=draw(st.sampled_from([True, False, None])),
         ended_pods=draw(st.sampled_from([frozenset(), frozenset({"pod-before"})])),
+        sidecar=draw(
+            st.sampled_from([None, sidecar(), sidecar(connected=False), sidecar(answers=False, held=True)])
+        ),
         **met(draw(st.sampled_from([Reach.SILENT, Reach.PRESENT, Reach.UNKNOWN]))),
     )
     return seen(primary, draw(st.sampled_from([LOST, FED, UNHEARD, STALE])))

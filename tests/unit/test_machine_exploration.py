@@ -38,13 +38,22 @@ PAIRS: tuple[tuple[Plan, bool], ...] = (
     (("stop_applier", "crash"), True),
     (("kill_query", "crash"), False),
 )
+# With sidecars a server that ended stays down, and what only its volume has is brought over.
+SIDECAR_PAIRS: tuple[tuple[Plan, bool], ...] = (
+    (("crash", "restart"), False),
+    (("crash", "slow"), False),
+    (("crash", "crash_again"), False),
+    (("kill_query", "crash"), False),
+    (("cut_operator", "crash"), False),
+    (("cut_peers", "crash"), False),
+)
 EVERY_PAIR = tuple(itertools.product(itertools.combinations((*ALL_KINDS, "crash_again"), 2), (False, True)))
 CHOSEN = EVERY_PAIR if os.environ.get("MACHINE_EXPLORATION") == "all" else PAIRS
 
 
-def healthy(explorer: Explorer) -> World:
+def healthy(explorer: Explorer, *, sidecars: bool = False) -> World:
     """The cluster's life from nothing until every instance is attached and counted, without a fault."""
-    world = explorer.newborn()
+    world = explorer.newborn(sidecars=sidecars)
     for _ in range(60):
         if explorer.settled(world):
             return world
@@ -52,9 +61,9 @@ def healthy(explorer: Explorer) -> World:
     raise AssertionError(f"never Healthy: {explorer.records[world.memory]}")
 
 
-def explored(wanted: Intent, *plans: Plan, commits: int = 1) -> Explorer:
+def explored(wanted: Intent, *plans: Plan, commits: int = 1, sidecars: bool = False) -> Explorer:
     explorer = Explorer(wanted, forgiving=any(len(kinds) > 1 for kinds in plans))
-    start = healthy(explorer)
+    start = healthy(explorer, sidecars=sidecars)
     explorer.explore(*(start._replace(faults=kinds, commits=commits) for kinds in plans))
     return explorer
 
@@ -67,9 +76,12 @@ def check_recovery(explorer: Explorer) -> None:
             raise Violation(f"7: for ever in {state}, no fault left, after\n{explorer.path(world)}")
 
 
+@pytest.mark.parametrize("sidecars", [False, True], ids=["no sidecars", "sidecars"])
 @pytest.mark.parametrize("promote", [False, True], ids=["Wait", "Promote"])
-def test_any_one_fault_at_any_moment_breaks_no_invariant_and_is_recovered_from(promote: bool) -> None:
-    explorer = explored(intent(promote=promote), *SINGLE)
+def test_any_one_fault_at_any_moment_breaks_no_invariant_and_is_recovered_from(
+    promote: bool, sidecars: bool
+) -> None:
+    explorer = explored(intent(promote=promote), *SINGLE, sidecars=sidecars)
     check_recovery(explorer)
     reached = {State(target) for _, _, target in explorer.triggers}
     assert reached >= {*FAILING_OVER, State.REPLICATING, State.HEALTHY, State.DEGRADED}
@@ -86,6 +98,29 @@ def test_two_faults_at_any_moments_break_no_invariant_and_are_recovered_from(
     kinds: Plan, promote: bool
 ) -> None:
     check_recovery(explored(intent(promote=promote), kinds))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "promote"),
+    SIDECAR_PAIRS,
+    ids=[" and ".join(kinds) for kinds, _ in SIDECAR_PAIRS],
+)
+def test_two_faults_beside_sidecars_break_no_invariant_and_are_recovered_from(
+    kinds: Plan, promote: bool
+) -> None:
+    check_recovery(explored(intent(promote=promote), kinds, sidecars=True))
+
+
+def test_with_sidecars_no_dead_primary_is_ever_kept_out_for_what_only_it_has() -> None:
+    explorer = explored(intent(), ("crash",), ("kill_query",), sidecars=True)
+    check_recovery(explorer)
+    kept_out = [
+        member
+        for world in explorer.came_from
+        for member in explorer.records[world.memory].members
+        if member.kept_out
+    ]
+    assert not kept_out, kept_out[0]
 
 
 def test_replication_without_faults_is_never_disturbed() -> None:

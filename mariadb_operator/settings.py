@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     image_template: Annotated[str, Field(pattern=r"\{version\}")] = Field(
         default="mariadb:{version}", description="Makes an image of spec.version."
     )
+    sidecar_image: str = Field(
+        default="",
+        description="Image of the node sidecar in new Pods: the operator's own; empty: Pods are made without one.",
+    )
     cluster_domain: str = Field(default="cluster.local", description="DNS domain of the Kubernetes cluster.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(
         default=8, description="How many clusters are worked on at the same moment."

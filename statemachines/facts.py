@@ -168,6 +168,7 @@ class SidecarFact:
     incarnation: str = ""  # of the server that runs or, where it ended, ran last
     held: bool = False  # fenced: no server lives or starts there before an operator permits it
     waiting: str = ""  # the start of the server that waits to be permitted; empty: none does
+    salvages: bool = False  # it can read an ended server's binary logs, and hand on what they hold
     history: History | None = None  # what the ended server's binary logs hold; None: not read yet
     salvaged: SalvagedFact | None = None
     answers: bool | None = None  # whether the server answers over its local socket; None: not asked

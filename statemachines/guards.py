@@ -343,7 +343,7 @@ def volume_at_hand(s: Situation) -> bool:
     """
     primary = primary_facts(s)
     word = primary.at_hand if primary is not None else None
-    if word is None or not word.held or not _ended(s):
+    if word is None or not (word.held and word.salvages) or not _ended(s):
         return False
     return word.history is None or whole(s, word.history.position())
 

@@ -44,7 +44,11 @@ def _salvageable(s: Situation) -> bool:
     """Whether a dead primary's volume would tell everything: its sidecar is there, and the volume is no older one."""
     primary = g.primary_facts(s)
     word = primary.at_hand if primary is not None else None
-    if word is None or (word.history is not None and not g.whole(s, word.history.position())):
+    if (
+        word is None
+        or not word.salvages
+        or (word.history is not None and not g.whole(s, word.history.position()))
+    ):
         return False
     return word.incarnation == s.record.primary_incarnation
 

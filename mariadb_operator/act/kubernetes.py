@@ -66,6 +66,7 @@ class KubernetesEffects:
             config_map=objects.config_map,
             template_hash=objects.template_hash,
             node=effect.node,
+            sidecar=objects.sidecar_image,
         )
         try:
             created = await self._client.create(manifest, field_manager=FIELD_MANAGER)

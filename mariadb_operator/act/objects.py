@@ -35,6 +35,7 @@ from mariadb_operator.resources.configmap import (
     user_configuration,
 )
 from mariadb_operator.resources.configuration import server_configuration, violations
+from mariadb_operator.resources.keys import ssh_secret
 from mariadb_operator.resources.labels import Owner
 from mariadb_operator.resources.services import instances_service, primary_service, replicas_service
 from mariadb_operator.resources.template import resolved_image, template_hash
@@ -52,6 +53,10 @@ class Objects:
         repr=False, compare=False
     )  # the Secret as written: a deleted one comes back so
     trust: Trust = field(repr=False, compare=False)
+    ssh: Manifest | None = field(
+        default=None, repr=False, compare=False
+    )  # the Secret as written; None: no sidecars
+    sidecar_image: str = ""
     notices: tuple[InputProblem, ...] = ()  # what stands in the way of something, but not of the cluster
 
 
@@ -62,6 +67,7 @@ class Environment:
     image_template: str
     cluster_domain: str
     now: Callable[[], datetime]
+    sidecar_image: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +138,7 @@ class ObjectKeeper:
         )
         for build in (primary_service, replicas_service, instances_service):
             await self._apply_service(build(self._owner, spec))
+        ssh = await self._keys(known)
         await self._own.apply(disruption_budget(self._owner))
         notices = await self._volumes.keep(spec)
         name = configuration["metadata"]["name"]
@@ -143,8 +150,18 @@ class ObjectKeeper:
             credentials=read_credentials(generated, trust.secret, application_password=application),
             generated=generated,
             trust=trust,
+            ssh=ssh,
+            sidecar_image=self._environment.sidecar_image,
             notices=notices,
         )
+
+    async def _keys(self, known: Objects | None) -> Manifest | None:
+        if not self._environment.sidecar_image:
+            return None
+        current = await self._own.read_ours(SECRET, self._owner.names.ssh_secret)
+        if current is None and known is not None:
+            current = known.ssh
+        return await self._own.apply(ssh_secret(self._owner, current=current))
 
     async def certify(self, spec: MariaDBClusterSpec, *, known: Trust | None) -> Trust:
         """A certificate that names the addresses which the cluster's Pods have now. Raises InputProblem."""

@@ -33,6 +33,7 @@ Failed = Callable[[Effect, Exception], None]
 
 _ON_PODS = (e.EnsureInstance, e.DeletePod, e.DeleteVolume)
 _WAITING = (e.WriteEpoch, e.ProveAcknowledgement, e.KeepApplication)
+_ON_SIDECARS = (e.FenceServer, e.PermitServer, e.Salvage, e.ApplySalvaged)
 _GLOBAL = (e.SwitchPrimary, e.SetReplicaEndpoints, e.ProbeNow, e.Release)
 # What makes Secrets and the like is one thing at a time: each writes on top of what it has read.
 _ON_OBJECTS = (e.EnsureObjects, e.Certify)
@@ -46,6 +47,8 @@ def lane(effect: Effect) -> str:
         return type(effect).__name__
     if isinstance(effect, _ON_PODS):
         return f"pod {effect.instance}"
+    if isinstance(effect, _ON_SIDECARS):
+        return f"sidecar {effect.instance}"
     if isinstance(effect, _WAITING):
         return f"write {effect.instance}"
     return f"{STATEMENT_LANE} {effect.instance}"

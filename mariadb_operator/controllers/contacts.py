@@ -13,18 +13,22 @@ from mariadb_operator.act.credentials import OPERATOR_ACCOUNT, PROBE_ACCOUNT
 from mariadb_operator.act.kubernetes import NotReady
 from mariadb_operator.act.runner import STATEMENT_LANE, EffectRunner
 from mariadb_operator.act.servers import Servers
-from mariadb_operator.act.sql import Target
+from mariadb_operator.act.sql import Target as SqlTarget
 from mariadb_operator.controllers.premises import Premises
 from mariadb_operator.observe.probes import InstanceProbe, Pace
 from mariadb_operator.observe.probes import Target as ProbeTarget
 from mariadb_operator.observe.progress import Progress
+from mariadb_operator.observe.sidecars import InstanceSidecar, PodTarget
 from mariadb_operator.observe.snapshot import Caches, pod_of
 from mariadb_operator.resources.configuration import admin_port
 from mariadb_operator.resources.names import server_id
+from mariadb_operator.resources.pods import SIDECAR_PORT, has_sidecar
 from mariadb_operator.runtime.clock import Clock
 from mariadb_operator.runtime.tasks import TaskOwner
 from mariadb_operator.sql.certificates import reload_certificates
 from mariadb_operator.sql.connection import Endpoint
+from mariadb_operator.ssh.connection import Target
+from mariadb_operator.ssh.session import SidecarSession
 from statemachines.facts import Reach, ServerFact
 from statemachines.record import Record
 from statemachines.states import FAILING_OVER, State
@@ -52,6 +56,7 @@ class Contacts:
     ) -> None:
         """`changed`: an answer, or its absence, is news; `took`: the seconds of each answered probe."""
         self.probes: dict[str, InstanceProbe] = {}
+        self.sidecars: dict[str, InstanceSidecar] = {}
         self.progress = Progress()
         self.servers = Servers(self._operator_endpoint)
         self._premises = premises
@@ -70,12 +75,16 @@ class Contacts:
         for member in record.members:
             probe = self.probes.get(member.name) or self._begin(member.name, member.ordinal, tasks)
             probe.pace = pace
+            if self._premises.ssh is not None and member.name not in self.sidecars:
+                self._listen(member.name, member.ordinal, tasks)
             if probe.probe.reach is Reach.ANSWERING and not runner.busy(member.name):
                 self._warm(member.name, record, runner)
         members = {member.name for member in record.members}
         for name in [each for each in self.probes if each not in members]:
             await tasks.stop(name)
+            await tasks.stop(_sidecar_task(name))
             del self.probes[name]
+            self.sidecars.pop(name, None)
             self.servers.forget(name)
             self.progress.forget(name)
 
@@ -91,6 +100,32 @@ class Contacts:
         self.probes[name] = probe
         tasks.start(name, probe.run)
         return probe
+
+    def _listen(self, name: str, ordinal: int, tasks: TaskOwner[str]) -> None:
+        sidecar = InstanceSidecar(
+            name,
+            target=lambda: self._sidecar_target(ordinal),
+            changed=self._changed,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self.sidecars[name] = sidecar
+        tasks.start(_sidecar_task(name), sidecar.run)
+
+    def session(self, instance: str) -> SidecarSession | None:
+        """The standing session with an instance's sidecar, if it has one."""
+        sidecar = self.sidecars.get(instance)
+        return sidecar.session if sidecar is not None else None
+
+    def _sidecar_target(self, ordinal: int) -> PodTarget | None:
+        manifest = self._caches.pods.get(self._names.namespace, self._names.instance(ordinal))
+        pod, keys = pod_of(self._names, ordinal, self._caches), self._premises.ssh
+        if manifest is None or pod is None or pod.ip is None or keys is None or not has_sidecar(manifest):
+            return None
+        target = Target(
+            host=pod.ip, port=SIDECAR_PORT, host_keys=keys.host_keys, client_key=keys.client_key
+        )
+        return PodTarget(target=target, pod_uid=pod.uid)
 
     def _warm(self, name: str, record: Record, runner: EffectRunner) -> None:
         """Open ahead of need: a failover waits for no TLS."""
@@ -111,6 +146,8 @@ class Contacts:
 
     def note_pod(self, instance: str) -> None:
         """A Pod changed: its address may have."""
+        if instance in self.sidecars:
+            self.sidecars[instance].note_pod()
         probe = self.probes.get(instance)
         if probe is not None and probe.probe.reach is not Reach.ANSWERING:
             probe.poke()
@@ -140,12 +177,12 @@ class Contacts:
         probe = self.probes.get(instance or "")
         return probe is not None and probe.probe.reach is Reach.ANSWERING
 
-    def sql_target(self) -> Target:
+    def sql_target(self) -> SqlTarget:
         """What statements need beside their effect. Raises NotReady."""
         credentials, spec = self._premises.credentials, self._premises.spec
         if credentials is None or spec is None:
             raise NotReady("the cluster's Secrets are not there yet")
-        return Target(
+        return SqlTarget(
             port=admin_port(spec.port),
             database=spec.database,
             username=spec.username,
@@ -177,6 +214,10 @@ class Contacts:
         ordinal = self._names.ordinal(instance)
         found = self._endpoint(ordinal, user=OPERATOR_ACCOUNT) if ordinal is not None else None
         return found[0] if found is not None else None
+
+
+def _sidecar_task(instance: str) -> str:
+    return f"sidecar of {instance}"
 
 
 def pace_of(record: Record, *, wall: float) -> Pace:

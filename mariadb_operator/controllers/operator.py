@@ -134,6 +134,7 @@ class Operator:
             endings=self._endings,
             environment=Environment(
                 image_template=self._settings.image_template,
+                sidecar_image=self._settings.sidecar_image,
                 cluster_domain=self._settings.cluster_domain,
                 now=self._clock.wall,
             ),

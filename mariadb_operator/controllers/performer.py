@@ -13,6 +13,7 @@ from typing import assert_never
 from mariadb_operator.act.kubernetes import KubernetesEffects, NotReady
 from mariadb_operator.act.objects import ObjectCaches, ObjectKeeper, Objects
 from mariadb_operator.act.ours import InputProblem
+from mariadb_operator.act.sidecars import SidecarEffects
 from mariadb_operator.act.sql import SqlEffects
 from mariadb_operator.api.spec import MariaDBClusterSpec
 from mariadb_operator.controllers.contacts import Contacts
@@ -63,6 +64,11 @@ class Performer:
         self._epoch = epoch
         self._guard = Guard(term=around.leadership.term, leader=around.leadership.identity)
         self._sql = SqlEffects(group, contacts.servers, guard=self._guard, target=contacts.sql_target)
+        self._sidecars = SidecarEffects(
+            contacts.session,
+            term=around.leadership.term,
+            new_id=lambda: f"{around.rng.getrandbits(128):032x}",
+        )
         self._kubernetes = KubernetesEffects(
             around.client,
             owner,
@@ -118,6 +124,10 @@ class Performer:
                 | e.Release()
             ):
                 await self._perform_on_objects(effect)
+            case e.FenceServer() | e.PermitServer():
+                await self._sidecars.run(effect)
+            case e.Salvage() | e.ApplySalvaged():
+                raise NotReady("the sidecars of this version do not salvage")
             case _:
                 if isinstance(effect, e.InitialisePrimary | e.KeepApplication):
                     self._standing()  # it needs the application's password, which only the objects know

@@ -16,6 +16,7 @@ from mariadb_operator.api.cluster import InvalidSpec, read_spec
 from mariadb_operator.api.spec import MariaDBClusterSpec
 from mariadb_operator.kube.kinds import Manifest
 from mariadb_operator.kube.store import Store
+from mariadb_operator.resources.keys import SshKeys, read_keys
 from mariadb_operator.resources.labels import Owner
 from statemachines.effects import Effect
 
@@ -109,6 +110,17 @@ class Premises:
         notices = self.objects.notices if self.objects is not None else ()
         found = (self.invalid, self.blocking, *self.refused.values(), *notices)
         return next((each for each in found if each is not None), None)
+
+    @property
+    def ssh(self) -> SshKeys | None:
+        """The keys of the cluster's sidecars; None when it has none."""
+        secret = self.objects.ssh if self.objects is not None else self._cached_keys()
+        return read_keys(secret) if secret is not None else None
+
+    def _cached_keys(self) -> Manifest | None:
+        names = self.owner.names
+        secret = self._secrets.get(names.namespace, names.ssh_secret)
+        return secret if secret is not None and is_ours(secret, self.owner) else None
 
     @property
     def credentials(self) -> Credentials | None:

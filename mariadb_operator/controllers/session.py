@@ -225,6 +225,7 @@ class ClusterSession:
         problem = premises.problem
         remembered = Remembered(
             probes=self._contacts.probes,
+            sidecars=self._contacts.sidecars,
             progress=self._contacts.progress,
             busy=self._runner.busy,
             cleared=self._cleared,

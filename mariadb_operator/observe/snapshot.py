@@ -13,6 +13,7 @@ from mariadb_operator.kube.store import Store
 from mariadb_operator.observe.pods import node_off, node_ready, pod_fact, server_ended, volume_fact
 from mariadb_operator.observe.probes import InstanceProbe
 from mariadb_operator.observe.progress import PrimaryProgress, Progress
+from mariadb_operator.observe.sidecars import InstanceSidecar
 from mariadb_operator.resources.endpoints import SERVICE_LABEL, epoch_of
 from mariadb_operator.resources.names import Names, replication_account
 from statemachines.facts import EndpointFact, InstanceFacts, PodFact, ProbeFact, Reach, Snapshot
@@ -72,6 +73,7 @@ class Remembered:
     """What only the running operator knows of a cluster."""
 
     probes: Mapping[str, InstanceProbe]
+    sidecars: Mapping[str, InstanceSidecar]
     progress: Progress
     busy: Callable[[str], bool]
     cleared: Callable[
@@ -184,6 +186,7 @@ def _instance(
         detached_since=detached_since,
         shut_out_since=shut_out_since,
         busy=remembered.busy(name),
+        sidecar=remembered.sidecars[name].word if name in remembered.sidecars else None,
     )
 
 

@@ -73,6 +73,11 @@ class Names:
         return f"{self.cluster}-tls"
 
     @property
+    def ssh_secret(self) -> str:
+        """The keys by which the operator and the node sidecars know each other."""
+        return f"{self.cluster}-ssh"
+
+    @property
     def app_secret(self) -> str:
         """What an application needs to connect."""
         return f"{self.cluster}-app"

@@ -10,4 +10,6 @@ TLS_DIRECTORY: Final = "/etc/mariadb-operator/tls"
 VOLUME_DIRECTORY: Final = "/var/lib/mysql"
 RUN_DIRECTORY: Final = "/run/mysqld"
 TEMPORARY_DIRECTORY: Final = "/tmp"  # noqa: S108 - an emptyDir of the Pod's own
+SSH_DIRECTORY: Final = "/etc/mariadb-operator/ssh"
+GATE_DIRECTORY: Final = "/run/mariadb-gate"
 SUPERVISOR: Final = f"{CONFIG_DIRECTORY}/supervisor.sh"

@@ -127,6 +127,7 @@ def sidecar(number: int = 0, **changes: Any) -> SidecarFact:
         pod_uid=f"pod-{number}",
         process=Process.RUNNING,
         incarnation=f"start-{number}",
+        salvages=True,
         answers=True,
         answers_since=100.0,
         writing=Writing.WORKS,

@@ -331,6 +331,7 @@ def sidecar_fact(world: World, number: int, record: Record) -> SidecarFact:
         process=process,
         incarnation=incarnation(number, node) if node.inc else "",
         held=node.held,
+        salvages=True,
         waiting=incarnation(number, node._replace(inc=node.inc + 1))
         if node.proc == DEAD and not node.permitted
         else "",

@@ -1,0 +1,120 @@
+"""One standing session per node sidecar, and what it says as facts.
+
+That a session broke, or never came about, is a fact here and says nothing of the server. Not for what is asked of a
+sidecar (act.sidecars) nor for what its word means (statemachines.detection).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+from mariadb_operator.node.protocol import NodeState, Phase, Ping, Space, WatchEvent, Write
+from mariadb_operator.runtime.clock import Clock
+from mariadb_operator.runtime.errors import OperatorError
+from mariadb_operator.ssh.connection import Target
+from mariadb_operator.ssh.session import Pace, SidecarSession
+from statemachines.facts import Process, SidecarFact, Writing
+
+logger = logging.getLogger(__name__)
+
+_ANSWERS = {Ping.ANSWERS: True, Ping.PRESENT: True, Ping.REFUSES: False, Ping.SILENT: False}
+_WRITING = {Write.DONE: Writing.WORKS, Write.FAILED: Writing.READ_ONLY, Write.STALLED: Writing.STALLED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodTarget:
+    """The sidecar of a Pod."""
+
+    target: Target
+    pod_uid: str
+
+
+class InstanceSidecar:
+    """The sidecar of one instance; run `run()` as an owned task. `changed` is called when its word is news."""
+
+    def __init__(
+        self,
+        instance: str,
+        *,
+        target: Callable[[], PodTarget | None],
+        changed: Callable[[], None],
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        """`target` gives the present Pod's sidecar, or None while there is none."""
+        self.instance = instance
+        self.word: SidecarFact | None = None
+        self._find = target
+        self._changed = changed
+        self._pod_uid = ""
+        self.session = SidecarSession(
+            target=self._target, listener=self, clock=clock, rng=rng, pace=Pace()
+        )
+
+    async def run(self) -> NoReturn:
+        """Listen for ever."""
+        await self.session.run()
+
+    def note_pod(self) -> None:
+        """The Pod changed: a session with the one before is of no use."""
+        found = self._find()
+        if self._pod_uid and (found is None or found.pod_uid != self._pod_uid):
+            self.session.reconnect()
+
+    def event(self, event: WatchEvent, *, at: float) -> None:
+        """A line of the watch."""
+        before = self.word
+        if event.state is not None:
+            self.word = fact(event.state, before=before, pod_uid=self._pod_uid, at=at)
+        elif before is not None:
+            self.word = replace(before, at=at)
+        if self.word is not None and (before is None or self.word != replace(before, at=at)):
+            self._changed()
+
+    def lost(self, reason: OperatorError, *, at: float) -> None:
+        """There is no session."""
+        if self.word is not None and self.word.connected:
+            logger.info("instance %s: its sidecar is out of reach: %s", self.instance, reason)
+            self.word = replace(self.word, connected=False)
+            self._changed()
+
+    def _target(self) -> Target | None:
+        found = self._find()
+        self._pod_uid = found.pod_uid if found is not None else ""
+        return found.target if found is not None else None
+
+
+def fact(state: NodeState, *, before: SidecarFact | None, pod_uid: str, at: float) -> SidecarFact:
+    """What a sidecar knows. Spans are counted from when we first heard of what they are about."""
+    process, incarnation = Process.UNKNOWN, ""
+    if state.server is not None:
+        process, incarnation = Process.RUNNING, state.server.incarnation
+    elif state.death is not None:
+        process, incarnation = Process.ENDED, state.death.incarnation
+    answers = _ANSWERS.get(state.probes.ping)
+    writing = _writing(state)
+    known = before if before is not None and before.connected else None
+    return SidecarFact(
+        at=at,
+        connected=True,
+        pod_uid=pod_uid,
+        process=process,
+        incarnation=incarnation,
+        held=state.ledger.fenced,
+        waiting=state.gate.incarnation if state.gate is not None and state.gate.phase is Phase.WAITING else "",
+        answers=answers,
+        answers_since=known.answers_since if known is not None and known.answers is answers else at,
+        writing=writing,
+        writing_since=known.writing_since if known is not None and known.writing is writing else at,
+    )
+
+
+def _writing(state: NodeState) -> Writing:
+    found = _WRITING.get(state.probes.write, Writing.UNKNOWN)
+    if found in (Writing.READ_ONLY, Writing.STALLED) and state.probes.space is Space.NONE:
+        return Writing.DISK_FULL
+    return found

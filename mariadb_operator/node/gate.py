@@ -79,6 +79,11 @@ class Gate:
         """The start that has an unused permit; empty if none has."""
         return self._read("permit").partition(" ")[0]
 
+    @property
+    def used(self) -> str:
+        """The start whose permit was used up last: no other mariadbd was begun since."""
+        return self._read("permit.used").partition(" ")[0]
+
     def lease(self) -> LeaseState | None:
         """What the supervisor enforces."""
         incarnation, _, deadline = self._read("lease").partition(" ")

@@ -7,7 +7,8 @@
 #   supervisor.sh ready    whether this instance counts as redundancy: takes writes, or receives and applies
 #   supervisor.sh alive    whether the supervisor lives; asks nothing of mariadbd
 #
-# Environment: SERVER_ID, POD_IP, MARIADB_SHUTDOWN_SECONDS. The *_DIR variables are for tests.
+# Environment: SERVER_ID, POD_IP, MARIADB_SHUTDOWN_SECONDS, and GATE_DIR where a sidecar has a say. The other *_DIR
+# variables are for tests.
 set -u
 umask 077
 
@@ -16,6 +17,9 @@ SECRETS_DIR=${SECRETS_DIR:-/etc/mariadb-operator/secrets}
 VOLUME_DIR=${VOLUME_DIR:-/var/lib/mysql}
 RUN_DIR=${RUN_DIR:-/run/mysqld}
 TERMINATION_LOG=${TERMINATION_LOG:-/dev/termination-log}
+# A folder that the node sidecar sees too (node/gate.py). With it each start of mariadbd waits there for a permit, and
+# the volume is held by mariadbd alone: the sidecar has to get at it after a crash.
+GATE_DIR=${GATE_DIR:-}
 SHUTDOWN_SECONDS=${MARIADB_SHUTDOWN_SECONDS:-240}
 
 CONFIG="--defaults-file=$CONFIG_DIR/my.cnf"
@@ -71,9 +75,10 @@ option_secret() {
 }
 
 # TERM may come at any line: the handler itself does what it asks for, nothing waits to be looked at.
+# Helpers get KILL: a TERM that meets a child before it has dropped this handler is lost.
 on_term() {
     stopping=1
-    [ -z "$helper" ] || kill "$helper" 2> /dev/null
+    [ -z "$helper" ] || kill -KILL "$helper" 2> /dev/null
     [ -z "$server" ] || shut_down
 }
 
@@ -81,7 +86,7 @@ on_term() {
 finish() {
     helper=$1
     while :; do
-        [ "$stopping" = 0 ] || kill "$helper" 2> /dev/null
+        [ "$stopping" = 0 ] || kill -KILL "$helper" 2> /dev/null
         wait "$helper"
         code=$?
         kill -0 "$helper" 2> /dev/null || break
@@ -118,6 +123,71 @@ take_volume() {
         flock 9 &
         finish $!
     fi
+}
+
+# Files in the gate's folder are replaced as a whole: `server` says what this supervisor does, `permit` which start is
+# allowed, `lease` until when a server may live. The pipes only say "look there". They stay open for both ways, so that
+# nobody waits for a reader and nothing that was said is lost while the sidecar is away.
+open_gate() {
+    for pipe in announced permitted leased; do
+        [ -p "$GATE_DIR/$pipe" ] || mkfifo "$GATE_DIR/$pipe" 2> /dev/null || [ -p "$GATE_DIR/$pipe" ] ||
+            give_up "GateUnusable: no pipe can be made in $GATE_DIR"
+    done
+    exec 6<> "$GATE_DIR/leased" 7<> "$GATE_DIR/permitted" 8<> "$GATE_DIR/announced"
+    trap 'announce left 0' EXIT
+}
+
+announce() {
+    [ -n "$GATE_DIR" ] || return 0
+    printf '%s\n' "$1 $incarnation $2 $ended" > "$GATE_DIR/server.new"
+    mv "$GATE_DIR/server.new" "$GATE_DIR/server"
+    echo >&8
+}
+
+# Whether that file is the permit of this very start; sets what recovery may do.
+permitted() {
+    { read -r start role < "$1"; } 2> /dev/null || return
+    case $role in
+        primary) recovery= ;;
+        replica) recovery=--init-rpl-role=SLAVE ;; # cuts off what no replica acknowledged
+        *) return 1 ;;
+    esac
+    [ "$start" = "$incarnation" ]
+}
+
+# A permit is used up under the volume's lock: whoever withdraws it and then gets the lock knows that nothing starts.
+pass_gate() {
+    announce waiting 0
+    while :; do
+        until permitted "$GATE_DIR/permit"; do
+            (IFS= read -r _ <&7) 9>&- &
+            finish $!
+        done
+        take_volume
+        mv "$GATE_DIR/permit" "$GATE_DIR/permit.used" 2> /dev/null && permitted "$GATE_DIR/permit.used" && break
+        exec 9>&-
+    done
+    announce starting 0
+}
+
+# Kills mariadbd when its lease is over; without one it may live for ever. Times are hundredths of seconds since boot,
+# which go on while the machine is suspended. A nap does not: so naps are short.
+watch_lease() {
+    while :; do
+        until { read -r holder deadline < "$GATE_DIR/lease"; } 2> /dev/null && [ "$holder" = "$incarnation" ]; do
+            IFS= read -r _ <&6 || return
+        done
+        IFS=' .' read -r whole part _ < /proc/uptime
+        left=$((deadline - $whole$part))
+        [ "$left" -gt 0 ] || break
+        case $left in
+            ?) sleep "0.0$left" ;;
+            ??) sleep "0.$left" ;;
+            *) sleep 1 ;;
+        esac
+    done
+    kill -KILL "$server"
+    say "the lease of mariadbd is over: killed it"
 }
 
 # Statements for an empty volume. Each on one line: that is how the server reads them here.
@@ -161,12 +231,16 @@ SQL
 boot_statements() {
     echo "SET SESSION sql_log_bin = 0;"
     echo "SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES';"
-    for account in "mariadb_operator % operator" "mariadb_probe % probe" "mariadb_supervisor localhost probe"; do
+    for account in "mariadb_operator % operator" "mariadb_probe % probe" "mariadb_supervisor localhost probe" \
+        "mariadb_node localhost probe"; do
         # shellcheck disable=SC2086  # three words
         set -- $account
         secret=$(quoted_secret "$3-password")
         printf '%s\n' "BEGIN NOT ATOMIC IF (SELECT JSON_VALUE(Priv, '\$.authentication_string') FROM mysql.global_priv WHERE User = '$1' AND Host = '$2') <> PASSWORD($secret) THEN ALTER USER $1@'$2' IDENTIFIED BY $secret; END IF; END;"
     done
+    # The sidecar's account and the table it tries the disk with, on volumes that are older than the sidecar, too. Few
+    # connections: each write that hangs on a stalled disk keeps one.
+    [ -z "$GATE_DIR" ] || printf '%s\n' "BEGIN NOT ATOMIC IF NOT EXISTS (SELECT 1 FROM mysql.tables_priv WHERE User = 'mariadb_node') THEN CREATE TABLE IF NOT EXISTS mariadb_operator.write_probe (id TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (id = 1), at TIMESTAMP(6) NOT NULL) ENGINE = InnoDB; CREATE USER IF NOT EXISTS mariadb_node@localhost IDENTIFIED BY $(quoted_secret probe-password) WITH MAX_USER_CONNECTIONS 6 PASSWORD EXPIRE NEVER; GRANT BINLOG ADMIN, READ_ONLY ADMIN ON *.* TO mariadb_node@localhost; GRANT SELECT, INSERT, UPDATE ON mariadb_operator.write_probe TO mariadb_node@localhost; END IF; END;"
 }
 
 # Into a folder of its own, then renamed: an install that was interrupted is done anew.
@@ -195,13 +269,23 @@ install() {
 }
 
 # The incarnation is the pid file's name: 16 hexadecimal digits, new at every start, read over SQL.
+name_start() {
+    IFS=- read -r one two three _ < /proc/sys/kernel/random/uuid
+    incarnation=$one$two$three
+}
+
 start() {
     rm -f "$RUN_DIR"/*.pid
-    IFS=- read -r one two three _ < /proc/sys/kernel/random/uuid
-    mariadbd "$CONFIG" --datadir="$DATA" --socket="$SOCKET" --pid-file="$RUN_DIR/$one$two$three.pid" \
+    mariadbd "$CONFIG" --datadir="$DATA" --socket="$SOCKET" --pid-file="$RUN_DIR/$incarnation.pid" \
         --server-id="$SERVER_ID" --report-host="$POD_IP" --init-file="$RUN_DIR/boot.sql" \
-        --read-only=1 --skip-slave-start --event-scheduler=OFF --rpl-semi-sync-master-enabled=ON &
+        --read-only=1 --skip-slave-start --event-scheduler=OFF --rpl-semi-sync-master-enabled=ON \
+        ${recovery:+"$recovery"} 6>&- 7>&- 8>&- &
     server=$!
+    [ -n "$GATE_DIR" ] || return 0
+    exec 9>&-
+    announce running "$server"
+    watch_lease 7>&- 8>&- &
+    watcher=$!
 }
 
 # Plain SHUTDOWN, and SIGTERM to mariadbd, lose what replicas have not received yet.
@@ -225,6 +309,16 @@ shut_down() {
     killer=$!
 }
 
+# Once: a volume that loses its data later does not become an empty database.
+prepare() {
+    [ -z "$prepared" ] || return 0
+    until install; do
+        pause 5
+    done
+    boot_statements > "$RUN_DIR/boot.sql"
+    prepared=1
+}
+
 seconds() {
     read -r uptime _ < /proc/uptime
     echo "${uptime%.*}"
@@ -242,13 +336,16 @@ run() {
     printf '[client]\nuser=mariadb_supervisor\nsocket=%s\npassword=%s\n' \
         "$SOCKET" "$(option_secret probe-password)" > "$CLIENT"
     check_configuration
-    take_volume
-    until install; do
-        pause 5
-    done
-    boot_statements > "$RUN_DIR/boot.sql"
+    if [ -n "$GATE_DIR" ]; then
+        open_gate
+    else
+        take_volume
+    fi
     delay=0.3
     while :; do
+        name_start
+        [ -z "$GATE_DIR" ] || pass_gate
+        prepare
         started=$(seconds)
         start
         [ "$stopping" = 0 ] || shut_down
@@ -257,7 +354,10 @@ run() {
             code=$?
             kill -0 "$server" 2> /dev/null || break
         done
-        server=
+        server='' ended=$code
+        [ -z "$watcher" ] || kill -KILL "$watcher" 2> /dev/null
+        watcher=
+        announce ended 0
         if [ "$stopping" = 1 ]; then
             kill "$asker" "$killer" 2> /dev/null
             say "mariadbd ended with code $code after TERM"
@@ -279,7 +379,7 @@ run() {
 case ${1:-run} in
     run)
         # First of all: process 1 ignores a TERM that it has no handler for, and the Pod would stay its whole grace.
-        stopping=0 helper='' server='' asker='' killer=''
+        stopping=0 helper='' server='' asker='' killer='' prepared='' recovery='' incarnation=0000000000000000 ended=-1 watcher=''
         trap on_term TERM INT
         run
         ;;

@@ -1,4 +1,5 @@
-"""One connection to one server: TLS always, a deadline on everything, the server's own words turned into our errors.
+"""One connection to one server: TLS on every wire, a deadline on everything, the server's own words turned into our
+errors.
 
 Not for pools nor retries: whoever owns a connection decides when to open another. Not for what to say:
 observe.py and the statement modules do.
@@ -62,6 +63,16 @@ class Endpoint:
     server_id: int  # the instance expected there; another one is not this instance
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalEndpoint:
+    """The server next to us, by its socket file: no wire, so no TLS."""
+
+    socket: Path
+    user: str
+    password: str = field(repr=False)
+    server_id: int
+
+
 def tls_context(ca: Path | str) -> ssl.SSLContext:
     """A context that trusts this CA only (a file, or PEM text).
 
@@ -82,20 +93,10 @@ class _PlaintextServerError(Exception):
 
 
 class _Wire(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no types
-    """aiomysql's connection, refusing servers without TLS and giving away whole replies."""
+    """aiomysql's connection, giving away whole replies."""
 
     _reader: Any
     _writer: Any
-
-    async def _request_authentication(self) -> None:
-        # The library would go on in plaintext, and answer a server that asks for the clear password.
-        if not self.server_capabilities & CLIENT.SSL:
-            raise _PlaintextServerError
-        try:
-            await super()._request_authentication()
-        except Exception:
-            self.close()  # before the library does, which would wait for the peer's TLS goodbye
-            raise
 
     async def open(self) -> None:
         await self._connect()
@@ -147,25 +148,42 @@ class _Wire(aiomysql.Connection):  # type: ignore[misc]  # aiomysql has no types
         return [dict(zip(names, row, strict=True)) for row in self._result.rows]
 
 
+class _TlsWire(_Wire):
+    """Over a network: a server without TLS is refused."""
+
+    async def _request_authentication(self) -> None:
+        # The library would go on in plaintext, and answer a server that asks for the clear password.
+        if not self.server_capabilities & CLIENT.SSL:
+            raise _PlaintextServerError
+        try:
+            await super()._request_authentication()
+        except Exception:
+            self.close()  # before the library does, which would wait for the peer's TLS goodbye
+            raise
+
+
 class Connection:
     """An open connection; used by one task at a time. After StatementLost it is closed."""
 
-    def __init__(self, wire: _Wire, *, endpoint: Endpoint) -> None:
+    def __init__(self, wire: _Wire, *, endpoint: Endpoint | LocalEndpoint) -> None:
         self._wire = wire
         self._busy = False
         self._end: asyncio.Future[None] | None = None
         self.endpoint = endpoint
         self.connection_id = wire.thread_id()
         self.incarnation = ""
-        self.certified = wire.names(
-            endpoint.host
-        )  # the server's certificate names the address that was connected to
+        # The server's certificate names the address that was connected to.
+        self.certified = isinstance(endpoint, LocalEndpoint) or wire.names(endpoint.host)
 
     @classmethod
     async def open(
-        cls, endpoint: Endpoint, *, deadline_seconds: float, statement_seconds: float = 5.0
+        cls,
+        endpoint: Endpoint | LocalEndpoint,
+        *,
+        deadline_seconds: float,
+        statement_seconds: float = 5.0,
     ) -> Self:
-        """Connect, authenticate, and make sure that it is that server and that the wire is encrypted.
+        """Connect, authenticate, and make sure that it is that server and that the wire, if any, is encrypted.
 
         On the server statements of this session end by themselves after `statement_seconds`, waits for locks
         included.
@@ -175,17 +193,7 @@ class Connection:
             Unreachable: silence, or another instance answered.
             ServerPresent: it lives but does not let us in.
         """
-        wire = _Wire(
-            host=endpoint.host,
-            port=endpoint.port,
-            user=endpoint.user,
-            password=endpoint.password,
-            ssl=endpoint.tls,
-            autocommit=None,  # _introduce says it: one round trip less
-            connect_timeout=deadline_seconds,
-            charset="utf8mb4",
-            program_name="mariadb-operator",
-        )
+        wire = _wire(endpoint, deadline_seconds=deadline_seconds)
         try:
             async with asyncio.timeout(deadline_seconds):
                 await wire.open()
@@ -209,7 +217,7 @@ class Connection:
             f" lock_wait_timeout = {max(1, int(statement_seconds))},"
             f" innodb_lock_wait_timeout = {max(1, int(statement_seconds))}"
         )
-        if not row["cipher"]:
+        if not row["cipher"] and isinstance(self.endpoint, Endpoint):
             raise _PlaintextServerError
         if row["server_id"] != self.endpoint.server_id:
             raise Unreachable(
@@ -319,11 +327,27 @@ def incarnation_of(pid_file: str) -> str:
     return PurePosixPath(pid_file).stem
 
 
-def _address(endpoint: Endpoint) -> str:
+def _wire(endpoint: Endpoint | LocalEndpoint, *, deadline_seconds: float) -> _Wire:
+    common = {
+        "user": endpoint.user,
+        "password": endpoint.password,
+        "autocommit": None,  # _introduce says it: one round trip less
+        "connect_timeout": deadline_seconds,
+        "charset": "utf8mb4",
+        "program_name": "mariadb-operator",
+    }
+    if isinstance(endpoint, LocalEndpoint):
+        return _Wire(unix_socket=str(endpoint.socket), **common)
+    return _TlsWire(host=endpoint.host, port=endpoint.port, ssl=endpoint.tls, **common)
+
+
+def _address(endpoint: Endpoint | LocalEndpoint) -> str:
+    if isinstance(endpoint, LocalEndpoint):
+        return str(endpoint.socket)
     return f"{endpoint.host}:{endpoint.port}"
 
 
-def _connect_error(endpoint: Endpoint, error: Exception) -> Exception:
+def _connect_error(endpoint: Endpoint | LocalEndpoint, error: Exception) -> Exception:
     """What an exception met while connecting says about the server."""
     where = _address(endpoint)
     if isinstance(error, _PlaintextServerError):
@@ -346,7 +370,7 @@ def _connect_error(endpoint: Endpoint, error: Exception) -> Exception:
 def _socket_error(where: str, error: OSError) -> ConnectRefused | ServerPresent | Unreachable:
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return ServerPresent(f"{where}: TLS failed: {error}")
-    if error.errno == errno.ECONNREFUSED:
+    if error.errno in (errno.ECONNREFUSED, errno.ENOENT):  # the latter: no socket file
         return ConnectRefused(f"{where} refuses connections")
     return Unreachable(f"{where}: {type(error).__name__}: {error}")
 
@@ -357,7 +381,9 @@ def _server_errno(error: pymysql.err.MySQLError) -> int | None:
     return code if isinstance(code, int) and code != 0 and code not in _CLIENT_ERRORS else None
 
 
-def _statement_error(endpoint: Endpoint, error: pymysql.err.MySQLError) -> StatementFailed | None:
+def _statement_error(
+    endpoint: Endpoint | LocalEndpoint, error: pymysql.err.MySQLError
+) -> StatementFailed | None:
     """The server's error, or None when the library made it: then no reply came."""
     code = _server_errno(error)
     if code is None:

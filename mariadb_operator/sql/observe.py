@@ -29,7 +29,11 @@ SELECT @@global.server_id AS server_id, @@global.pid_file AS pid_file, @@global.
   WHERE VARIABLE_NAME LIKE 'RPL_SEMI_SYNC_MASTER_%') AS semi_sync;
 SHOW ALL SLAVES STATUS
 """
-_ADMINS = "SELECT account FROM mariadb_operator.read_only_admins ORDER BY account LIMIT 8"
+# The node sidecar's account is ours too; volumes that are older than it don't leave it out by themselves.
+_ADMINS = (
+    "SELECT account FROM mariadb_operator.read_only_admins"
+    " WHERE account <> 'mariadb_node@localhost' ORDER BY account LIMIT 8"
+)
 
 
 async def read_only_admins(connection: Connection, *, deadline_seconds: float) -> frozenset[str]:

@@ -63,6 +63,7 @@ class Server:
     authority: Authority
     user_configuration: str = SMALL
     shutdown_seconds: int = 20
+    gated: bool = False  # starts only when a sidecar permits it
     uid: int | None = None  # of the processes; None: the one who runs the tests
     path: str = field(default_factory=lambda: os.environ.get("MARIADB_PATH", os.environ["PATH"]), repr=False)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
@@ -80,6 +81,10 @@ class Server:
         return self.folder / "run"
 
     @property
+    def gate(self) -> Path:
+        return self.folder / "gate"
+
+    @property
     def termination_log(self) -> Path:
         return self.folder / "termination-log"
 
@@ -89,7 +94,7 @@ class Server:
 
     def prepare(self) -> None:
         """What Kubernetes mounts into the container."""
-        for name in ("config", "secrets", "tls", "volume", "run", "tmp"):
+        for name in ("config", "secrets", "tls", "volume", "run", "tmp", "gate"):
             (self.folder / name).mkdir(exist_ok=True)
         paths = ServerPaths(data=str(self.data), run=str(self.run), tls=f"{self.folder}/tls")
         (self.folder / "config/my.cnf").write_text(
@@ -120,6 +125,7 @@ class Server:
             "SERVER_ID": str(server_id(self.ordinal)),
             "POD_IP": self.address,
             "MARIADB_SHUTDOWN_SECONDS": str(self.shutdown_seconds),
+            **({"GATE_DIR": str(self.gate)} if self.gated else {}),
         }
 
     def start(self) -> None:

@@ -19,9 +19,9 @@ from mariadb_operator.node.protocol import (
     Role,
     Verb,
 )
+from mariadb_operator.sql.errors import StaleTerm
 from mariadb_operator.ssh.errors import Refused, SidecarUnreachable
 from mariadb_operator.ssh.session import SidecarSession
-from mariadb_operator.sql.errors import StaleTerm
 from statemachines import effects as e
 
 SidecarEffect: TypeAlias = e.FenceServer | e.PermitServer

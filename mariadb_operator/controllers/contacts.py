@@ -122,9 +122,7 @@ class Contacts:
         pod, keys = pod_of(self._names, ordinal, self._caches), self._premises.ssh
         if manifest is None or pod is None or pod.ip is None or keys is None or not has_sidecar(manifest):
             return None
-        target = Target(
-            host=pod.ip, port=SIDECAR_PORT, host_keys=keys.host_keys, client_key=keys.client_key
-        )
+        target = Target(host=pod.ip, port=SIDECAR_PORT, host_keys=keys.host_keys, client_key=keys.client_key)
         return PodTarget(target=target, pod_uid=pod.uid)
 
     def _warm(self, name: str, record: Record, runner: EffectRunner) -> None:

@@ -87,7 +87,9 @@ def read_host_key(path: Path) -> asyncssh.SSHKey:
 def read_authorized_keys(path: Path) -> frozenset[bytes]:
     """The public keys in a file, one a line. Raises KeysUnusable: none at all would lock everybody out."""
     try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip() and not line.startswith(b"#")]
+        lines = [
+            line for line in path.read_bytes().splitlines() if line.strip() and not line.startswith(b"#")
+        ]
         keys = [asyncssh.import_public_key(line) for line in lines]
     except (OSError, asyncssh.KeyImportError) as error:
         raise KeysUnusable(f"{path} holds something else than public keys ({type(error).__name__})") from None

@@ -247,5 +247,3 @@ class Guest(asyncssh.SSHServer):
 
     def _left(self) -> None:
         self._sessions -= 1
-
-

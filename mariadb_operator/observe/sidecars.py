@@ -21,6 +21,8 @@ from statemachines.facts import Process, SidecarFact, Writing
 
 logger = logging.getLogger(__name__)
 
+RECONNECT_SECONDS = 1.0  # at most between two attempts: a server may wait for its permit
+
 _ANSWERS = {Ping.ANSWERS: True, Ping.PRESENT: True, Ping.REFUSES: False, Ping.SILENT: False}
 _WRITING = {Write.DONE: Writing.WORKS, Write.FAILED: Writing.READ_ONLY, Write.STALLED: Writing.STALLED}
 
@@ -52,7 +54,7 @@ class InstanceSidecar:
         self._changed = changed
         self._pod_uid = ""
         self.session = SidecarSession(
-            target=self._target, listener=self, clock=clock, rng=rng, pace=Pace()
+            target=self._target, listener=self, clock=clock, rng=rng, pace=Pace(limit=RECONNECT_SECONDS)
         )
 
     async def run(self) -> NoReturn:
@@ -105,7 +107,9 @@ def fact(state: NodeState, *, before: SidecarFact | None, pod_uid: str, at: floa
         process=process,
         incarnation=incarnation,
         held=state.ledger.fenced,
-        waiting=state.gate.incarnation if state.gate is not None and state.gate.phase is Phase.WAITING else "",
+        waiting=state.gate.incarnation
+        if state.gate is not None and state.gate.phase is Phase.WAITING
+        else "",
         answers=answers,
         answers_since=known.answers_since if known is not None and known.answers is answers else at,
         writing=writing,

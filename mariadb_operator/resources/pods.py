@@ -103,7 +103,13 @@ def _sidecar(ordinal: int, *, image: str) -> Manifest:
         "imagePullPolicy": "IfNotPresent",
         "restartPolicy": "Always",
         "command": [PYTHON, "-m", "mariadb_operator.node"],
-        "env": [{"name": "SERVER_ID", "value": str(server_id(ordinal))}],
+        "env": [
+            {"name": "SERVER_ID", "value": str(server_id(ordinal))},
+            {
+                "name": "USER",
+                "value": "mysql",
+            },  # the image has no name for this uid, and aiomysql asks for one
+        ],
         "ports": [{"name": SIDECAR_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": _restricted(),

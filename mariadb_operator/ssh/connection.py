@@ -75,7 +75,11 @@ class SidecarConnection:
                     target.port,
                     options=_options(pinned, client_key, deadline_seconds=deadline_seconds),
                 )
-        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed, asyncssh.PermissionDenied) as error:
+        except (
+            asyncssh.HostKeyNotVerifiable,
+            asyncssh.KeyExchangeFailed,
+            asyncssh.PermissionDenied,
+        ) as error:
             raise SidecarUnproven(f"the sidecar at {where}: {type(error).__name__}") from error
         except (asyncssh.Error, OSError, TimeoutError) as error:
             raise SidecarUnreachable(f"the sidecar at {where}: {type(error).__name__}") from error

@@ -29,5 +29,6 @@ def configure_logging(*, json: bool, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # It tells each callback; we tell the transition.
-    logging.getLogger("transitions").setLevel(logging.WARNING)
+    # They tell each callback and each attempt; we tell the transition, and who is out of reach.
+    for talkative in ("transitions", "asyncssh"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)

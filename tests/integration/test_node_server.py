@@ -336,5 +336,3 @@ async def test_it_is_small(sidecar: Sidecar) -> None:
     finally:
         for connection in connections:
             connection.close()
-
-

@@ -225,6 +225,7 @@ def caches() -> Caches:
 def remembered(**fields: Any) -> Remembered:
     return Remembered(
         probes={},
+        sidecars={},
         progress=Progress(),
         busy=lambda _: False,
         cleared=lambda *_: True,

@@ -17,6 +17,7 @@ from mariadb_operator.resources import (
     budget,
     configmap,
     endpoints,
+    keys,
     pods,
     secrets,
     services,
@@ -225,9 +226,39 @@ def test_what_the_spec_asks_of_pods_arrives_there() -> None:
     assert pod_spec["priorityClassName"] == "high"
 
 
-def test_a_sidecar_has_its_place() -> None:
-    sidecar = {"name": "node", "image": "i", "restartPolicy": "Always"}
-    assert a_pod(spec(), sidecars=[sidecar])["spec"]["initContainers"] == [sidecar]
+def test_a_sidecar_runs_restricted_beside_its_server_and_holds_no_key_of_the_operator() -> None:
+    pod_spec = a_pod(spec(), sidecar="operator:1")["spec"]
+    [sidecar], [server] = pod_spec["initContainers"], pod_spec["containers"]
+    assert (sidecar["image"], sidecar["restartPolicy"]) == ("operator:1", "Always")
+    assert sidecar["securityContext"] == server["securityContext"]
+    assert pod_spec["shareProcessNamespace"]
+    assert pod_spec["securityContext"]["runAsNonRoot"]
+    [keys] = [each["secret"] for each in pod_spec["volumes"] if each["name"] == "ssh"]
+    assert [item["key"] for item in keys["items"]] == ["host-key", "authorized-keys"]
+    assert {"name": "GATE_DIR", "value": "/run/mariadb-gate"} in server["env"]
+    shared = {each["name"] for each in sidecar["volumeMounts"]} & {
+        each["name"] for each in server["volumeMounts"]
+    }
+    assert shared == {"data", "run", "gate", "secrets"}
+
+
+def test_without_an_image_for_it_there_is_no_sidecar_and_no_gate() -> None:
+    pod_spec = a_pod(spec())["spec"]
+    assert not {"initContainers", "shareProcessNamespace"} & set(pod_spec)
+    assert not [each for each in pod_spec["containers"][0]["env"] if each["name"] == "GATE_DIR"]
+
+
+def test_keys_that_are_whole_are_kept_and_anything_less_is_made_anew() -> None:
+    secret = keys.ssh_secret(OWNER, current=None)
+    assert keys.ssh_secret(OWNER, current=secret)["data"] == secret["data"]
+    broken = {**secret, "data": {key: value for key, value in secret["data"].items() if key != "client-key"}}
+    assert keys.ssh_secret(OWNER, current=broken)["data"] != secret["data"]
+    found = keys.read_keys(secret)
+    assert found is not None
+    assert found.client_key.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    assert all(each.startswith("ssh-ed25519 ") for each in found.host_keys)
+    assert "PRIVATE" not in repr(found)
+    assert keys.read_keys(broken) is None
 
 
 def test_the_version_becomes_an_image_by_the_setting() -> None:

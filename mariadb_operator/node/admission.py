@@ -6,8 +6,8 @@ claims, and an epoch that ended has none, whoever leads. Not for what the reques
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from dataclasses import replace
 
 from mariadb_operator.node.protocol import Authority, Reason
 from mariadb_operator.node.volume import REMEMBERED_REQUESTS, Ledger
@@ -22,15 +22,6 @@ class Refused(Permanent):
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
-
-
-@dataclass(slots=True)
-class Counters:
-    """What was refused, by its reason; and logins with keys that are not ours."""
-
-    refused: Counter[str]
-    bad_keys: int = 0
-    turned_away: int = 0  # connections above the limits
 
 
 class Admission:
@@ -58,16 +49,20 @@ class Admission:
             known, cluster_id=authority.cluster_id, epoch=authority.epoch, term=authority.term
         )
 
-    def recorded(self, authority: Authority, *, fenced: bool, truncated: str | None = None) -> Ledger:
+    def draft(self, authority: Authority, *, fenced: bool, truncated: str = "") -> Ledger:
         """What has to be on the volume before this request is answered."""
-        requests = (*self.ledger.requests, authority.request_id)[-REMEMBERED_REQUESTS:]
-        self.ledger = replace(
+        return replace(
             self.ledger,
             fenced=fenced,
-            truncated=self.ledger.truncated if truncated is None else truncated,
-            requests=requests,
+            truncated=truncated or self.ledger.truncated,
+            requests=(*self.ledger.requests, authority.request_id)[-REMEMBERED_REQUESTS:],
         )
-        return self.ledger
+
+    def take(self, ledger: Ledger) -> None:
+        """It holds from now on."""
+        self.ledger = replace(
+            self.ledger, fenced=ledger.fenced, truncated=ledger.truncated, requests=ledger.requests
+        )
 
     def is_current(self, authority: Authority) -> bool:
         """Whether nothing newer was let in since."""

@@ -112,7 +112,7 @@ class Probes:
 
     def __init__(
         self,
-        endpoint: LocalEndpoint,
+        endpoint: Callable[[], LocalEndpoint],
         *,
         volume: Path,
         changed: Callable[[], None],
@@ -232,7 +232,7 @@ class Probes:
         line = self._lines.get(name)
         if line is None or line.is_closed:
             line = await Connection.open(
-                self._endpoint, deadline_seconds=deadline, statement_seconds=self._pace.lock_wait
+                self._endpoint(), deadline_seconds=deadline, statement_seconds=self._pace.lock_wait
             )
             self._lines[name] = line
         return line

@@ -159,7 +159,7 @@ class DeathWatch:
 
     def watch_threads(self) -> None:
         """Watch more of its threads, up to the usual number: call it when the server is up. Repeatable."""
-        if not self._alive or not self._per_thread:
+        if not self._alive or not self._per_thread or len(self._threads) >= WATCHED_THREADS:
             return
         known = set(self._threads.values())
         self._watch(number for number in threads(self.process.pid) if number not in known)

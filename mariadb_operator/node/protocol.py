@@ -140,10 +140,14 @@ class StateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FenceRequest:
-    """Of `fence`: answer at the latest after `wait_seconds`, certain or not."""
+    """Of `fence`: answer at the latest after `wait_seconds`, certain or not.
+
+    With `until_freed` not before the volume's lock is free too, which takes the time of freeing the memory.
+    """
 
     authority: Authority
     wait_seconds: float
+    until_freed: bool = False
 
     def __post_init__(self) -> None:
         _check(0 <= self.wait_seconds <= FENCE_LIMIT_SECONDS, f"wait_seconds is 0 to {FENCE_LIMIT_SECONDS}")

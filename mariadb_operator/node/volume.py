@@ -42,12 +42,13 @@ class Ledger:
 
 
 class Volume:
-    """One volume. All methods that touch its disk are bounded, except `read_ledger` and `hold`."""
+    """One volume. What writes to its disk is bounded; `read_ledger` is for the start."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
         self._path = folder / "node.json"
+        self.recorded: Ledger | None = None  # what is known to be on the disk
         self._held = 0
         self._lock: int | None = None
         # One thread: writes reach the disk in their order, and a frozen disk takes no more than one.
@@ -71,6 +72,11 @@ class Volume:
                 os.close(self._lock)
                 self._lock = None
 
+    @property
+    def held(self) -> bool:
+        """Whether this process works on it."""
+        return self._held > 0
+
     def is_free(self) -> bool:
         """Whether no server has the volume; its lock was got, and given back unless it is held."""
         try:
@@ -82,11 +88,12 @@ class Volume:
     def read_ledger(self) -> Ledger:
         """What is recorded; an empty one on a volume that was never asked. Raises Malformed."""
         try:
-            return decode(Ledger, self._path.read_bytes(), unknown=Unknown.IGNORED)
+            self.recorded = decode(Ledger, self._path.read_bytes(), unknown=Unknown.IGNORED)
         except FileNotFoundError:
-            return Ledger()
+            self.recorded = Ledger()
         except OSError as error:
             raise Malformed(f"{self._path.name} can't be read: {error.strerror}") from error
+        return self.recorded
 
     async def write_ledger(self, ledger: Ledger, *, deadline_seconds: float) -> None:
         """Return when it is on the disk. Raises NotRecorded."""
@@ -98,6 +105,7 @@ class Volume:
             raise NotRecorded("the volume did not take the record in time") from error
         except OSError as error:
             raise NotRecorded(f"the volume does not take the record: {error.strerror}") from error
+        self.recorded = ledger
 
     def _write(self, ledger: Ledger) -> None:
         path = self._path.with_suffix(".new")

@@ -59,7 +59,7 @@ def test_a_request_is_let_in_once_also_after_a_restart() -> None:
     admission = Admission(KNOWN)
     admission.admit(asked("once"))
     assert refused(admission, asked("once")) is Reason.REPEATED
-    restarted = Admission(admission.recorded(asked("once"), fenced=True))
+    restarted = Admission(admission.draft(asked("once"), fenced=True))
     assert refused(restarted, asked("once")) is Reason.REPEATED
 
 
@@ -67,12 +67,22 @@ def test_the_ledger_stays_small() -> None:
     admission = Admission(KNOWN)
     for number in range(100):
         admission.admit(asked(f"r{number}"))
-        admission.recorded(asked(f"r{number}"), fenced=False)
+        admission.take(admission.draft(asked(f"r{number}"), fenced=False))
     assert len(admission.ledger.requests) == REMEMBERED_REQUESTS
     assert admission.ledger.requests[-1] == "r99"
 
 
 def test_a_start_that_may_cut_off_transactions_stays_recorded() -> None:
     admission = Admission(KNOWN)
-    assert admission.recorded(asked("1"), fenced=False, truncated="abc").truncated == "abc"
-    assert admission.recorded(asked("2"), fenced=True).truncated == "abc"
+    admission.take(admission.draft(asked("1"), fenced=False, truncated="abc"))
+    assert admission.draft(asked("2"), fenced=True).truncated == "abc"
+
+
+def test_what_is_taken_lowers_no_bar() -> None:
+    admission = Admission(KNOWN)
+    admission.admit(asked("1"))
+    draft = admission.draft(asked("1"), fenced=True)
+    admission.admit(asked("2", epoch=4))
+    admission.take(draft)
+    assert admission.ledger.epoch == 4
+    assert admission.ledger.fenced

@@ -87,6 +87,15 @@ class Verbs:
         """Call it at each change, until the function that is returned is called."""
         return self._observer.listen(listener)
 
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return self._observer.listeners
+
+    def changed(self) -> None:
+        """Tell all who listen."""
+        self._observer.notify()
+
     async def answer(self, request: Request) -> Reply:
         """Do what is asked. Raises Refused, NotRecorded."""
         match request:

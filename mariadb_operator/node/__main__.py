@@ -15,7 +15,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,8 +88,8 @@ async def serve(settings: Settings) -> None:
     """Run for ever. Raises KeysUnusable, OSError."""
     volume = Volume(settings.volume)
     try:
-        observer, server = _build(settings, volume)
-        listener = _listener(settings)
+        observer, server = build(settings, volume)
+        listener = server.listen(address=settings.address, port=settings.port)
         logger.info("serving on port %d", settings.port)
         async with asyncio.TaskGroup() as group:
             group.create_task(observer.run())
@@ -99,7 +98,8 @@ async def serve(settings: Settings) -> None:
         volume.close()
 
 
-def _build(settings: Settings, volume: Volume) -> tuple[Observer, Server]:
+def build(settings: Settings, volume: Volume) -> tuple[Observer, Server]:
+    """What watches, and what answers. Raises KeysUnusable."""
     clock = SystemClock()
     admission, readable = _admission(volume)
     gate = Gate(settings.gate)
@@ -141,16 +141,6 @@ def _admission(volume: Volume) -> tuple[Admission, bool]:
     except Malformed:
         logger.exception("the record on the volume can't be used: nothing but a fence will be done")
         return Admission(Ledger()), False
-
-
-def _listener(settings: Settings) -> socket.socket:
-    dual = not settings.address and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual or ":" in settings.address else socket.AF_INET
-    listener = socket.create_server(
-        (settings.address, settings.port), family=family, backlog=64, dualstack_ipv6=dual
-    )
-    listener.setblocking(False)
-    return listener
 
 
 async def until_terminated(settings: Settings) -> None:

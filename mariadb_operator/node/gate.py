@@ -92,14 +92,18 @@ class Gate:
         except ValueError:
             return None
 
-    def let_live(self, lease: LeaseState) -> None:
-        """The supervisor kills that server at the deadline, unless another one replaces it in time."""
+    def let_live(self, lease: LeaseState) -> LeaseState:
+        """The supervisor kills that server at the deadline, unless another one replaces it in time.
+
+        Returns what it enforces: hundredths of seconds, rounded to the early side.
+        """
         known = self.lease()
-        # Rounded to the early side.
-        self._replace("lease", f"{lease.incarnation} {math.floor(lease.deadline * 100)}\n")
+        hundredths = math.floor(lease.deadline * 100 + 1e-6)
+        self._replace("lease", f"{lease.incarnation} {hundredths}\n")
         if known is None or known.incarnation != lease.incarnation:
             # Whoever watches a lease looks again by itself; only one that has none yet has to be told.
             self._tell("leased")
+        return LeaseState(incarnation=lease.incarnation, deadline=hundredths / 100)
 
     def end_lease(self) -> None:
         """The server may live without one."""

@@ -97,6 +97,11 @@ class Observer:
         self._listeners.add(listener)
         return lambda: self._listeners.discard(listener)
 
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
     def notify(self) -> None:
         """Something is another than before."""
         self._changed.set()

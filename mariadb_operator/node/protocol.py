@@ -15,6 +15,7 @@ from typing import TypeVar
 from mariadb_operator.node.wire import Unknown, build, decode, encode, parse
 
 VERSION = 1
+USERNAME = "mariadb-operator"  # as whom the operator logs in
 HEARTBEAT_SECONDS = 1.0
 LEASE_LIMIT_SECONDS = 120.0
 FENCE_LIMIT_SECONDS = 30.0

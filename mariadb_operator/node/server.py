@@ -18,14 +18,12 @@ from typing import Any, NoReturn
 import asyncssh
 
 from mariadb_operator.node.keys import ALGORITHM, Keys
-from mariadb_operator.node.protocol import Reason
+from mariadb_operator.node.protocol import USERNAME, Reason
 from mariadb_operator.node.session import Session
 from mariadb_operator.node.verbs import Verbs
 from mariadb_operator.runtime.clock import Clock
 
 logger = logging.getLogger(__name__)
-
-USERNAME = "mariadb-operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +82,22 @@ class Server:
         self.verbs = verbs
         self.keys = keys
         self.limits = limits
+        self.clock = clock
         self.requests = Rate(rate=limits.request_rate, burst=limits.request_burst, clock=clock)
         self._connections = Rate(rate=limits.connection_rate, burst=limits.connection_burst, clock=clock)
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._logging_in = 0
         self._open = 0
+
+    @staticmethod
+    def listen(*, address: str, port: int) -> socket.socket:
+        """The socket for `run`; an empty address means all, IPv6 included where there is."""
+        dual = not address and socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if dual or ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family, backlog=64, dualstack_ipv6=dual)
+        listener.setblocking(False)
+        return listener
 
     async def run(self, listener: socket.socket) -> NoReturn:
         """Serve a listening, non-blocking socket for ever; it is closed at the end."""

@@ -87,6 +87,15 @@ class Verbs:
         """Call it at each change, until the function that is returned is called."""
         return self._observer.listen(listener)
 
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return self._observer.listeners
+
+    def changed(self) -> None:
+        """Tell all who listen."""
+        self._observer.notify()
+
     async def answer(self, request: Request) -> Reply:
         """Do what is asked. Raises Refused, NotRecorded."""
         match request:
@@ -250,10 +259,10 @@ class Verbs:
             deadline = max(deadline, known.deadline)
         if deadline <= self._clock.monotonic():
             raise Refused(Reason.NOT_ASKED, "the time that was asked for is over")
-        self._gate.let_live(LeaseState(incarnation=request.incarnation, deadline=deadline))
+        lease = self._gate.let_live(LeaseState(incarnation=request.incarnation, deadline=deadline))
         if known is None or known.incarnation != request.incarnation:
             self._observer.notify()
-        return RenewReply(deadline=deadline)
+        return RenewReply(deadline=lease.deadline)
 
     async def _record(self, ledger: Ledger) -> None:
         if not self._readable:

@@ -16,6 +16,7 @@ from typing import Self
 import asyncssh
 
 from mariadb_operator.node.protocol import (
+    USERNAME,
     R,
     Refusal,
     Reply,
@@ -29,7 +30,6 @@ from mariadb_operator.node.protocol import (
 from mariadb_operator.node.wire import LINE_LIMIT, Malformed
 from mariadb_operator.ssh.errors import AnswerLost, SidecarUnproven, SidecarUnreachable, refused
 
-USERNAME = "mariadb-operator"
 _WINDOW = 4 * LINE_LIMIT
 
 
@@ -73,6 +73,7 @@ class SidecarConnection:
                 connection = await asyncssh.connect(
                     target.host,
                     target.port,
+                    config=None,  # here too: the options' own would be read anew with the default files
                     options=_options(pinned, client_key, deadline_seconds=deadline_seconds),
                 )
         except (
@@ -153,8 +154,10 @@ class SidecarConnection:
             verb.value, encoding=None, request_pty=False, window=_WINDOW, max_pktsize=LINE_LIMIT
         )
         try:
-            writer.write(write(request))
-            writer.write_eof()
+            # A refusal may have come, and the session ended, before anything was asked.
+            with contextlib.suppress(BrokenPipeError):
+                writer.write(write(request))
+                writer.write_eof()
             yield reader
         finally:
             writer.channel.abort()

@@ -9,9 +9,9 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
@@ -161,18 +161,20 @@ class Sidecar:
             reply = await connection.ask(Verb.STATE, StateRequest(), StateReply, deadline_seconds=DEADLINE)
         return reply.state
 
-    async def fence(self, *, until_freed: bool = True, **values: object) -> FenceReply:
+    async def fence(self, *, by: Authority | None = None, until_freed: bool = True) -> FenceReply:
         request = FenceRequest(
-            authority=replace(authority(), **values),  # type: ignore[arg-type]
+            authority=by or authority(),
             wait_seconds=10.0,
             until_freed=until_freed,
         )
         async with await self.connect() as connection:
             return await connection.ask(Verb.FENCE, request, FenceReply, deadline_seconds=DEADLINE)
 
-    async def permit(self, incarnation: str, *, role: Role = Role.PRIMARY, **values: object) -> PermitReply:
+    async def permit(
+        self, incarnation: str, *, by: Authority | None = None, role: Role = Role.PRIMARY
+    ) -> PermitReply:
         request = PermitRequest(
-            authority=replace(authority(), **values),  # type: ignore[arg-type]
+            authority=by or authority(),
             incarnation=incarnation,
             role=role,
         )
@@ -180,10 +182,10 @@ class Sidecar:
             return await connection.ask(Verb.PERMIT, request, PermitReply, deadline_seconds=DEADLINE)
 
     async def renew(
-        self, incarnation: str, *, asked_at: float, seconds: float, **values: object
+        self, incarnation: str, *, asked_at: float, seconds: float, by: Authority | None = None
     ) -> RenewReply:
         request = RenewRequest(
-            authority=replace(authority(), **values),  # type: ignore[arg-type]
+            authority=by or authority(),
             incarnation=incarnation,
             asked_at=asked_at,
             seconds=seconds,
@@ -200,26 +202,24 @@ class Sidecar:
                     return gate.incarnation
                 await asyncio.sleep(0.02)
 
-    async def admit(self, *, after: str = "", **values: object) -> str:
+    async def admit(self, *, after: str = "") -> str:
         """Permit the next start and wait until the server answers; which start it was."""
         incarnation = await self.waiting(after=after)
-        await self.permit(incarnation, **values)  # type: ignore[arg-type]
+        await self.permit(incarnation)
         (await self.server.answering()).close()
-        await eventually_async(
-            "the sidecar knows of it", lambda: self.state(), lambda state: state.server is not None
-        )
+        await eventually_async("the sidecar knows of it", self.state, lambda state: state.server is not None)
         return incarnation
 
 
 async def eventually_async(
     what: str,
-    look: Callable[[], object],
+    look: Callable[[], Awaitable[NodeState]],
     holds: Callable[[NodeState], object],
 ) -> NodeState:
     """Ask until it holds; what was answered then."""
     async with asyncio.timeout(DEADLINE):
         while True:
-            state: NodeState = await look()  # type: ignore[misc]
+            state = await look()
             if holds(state):
                 return state
             await asyncio.sleep(0.02)

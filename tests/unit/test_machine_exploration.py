@@ -40,12 +40,8 @@ PAIRS: tuple[tuple[Plan, bool], ...] = (
 )
 # With sidecars a server that ended stays down, and what only its volume has is brought over.
 SIDECAR_PAIRS: tuple[tuple[Plan, bool], ...] = (
-    (("crash", "restart"), False),
     (("crash", "slow"), False),
-    (("crash", "crash_again"), False),
     (("kill_query", "crash"), False),
-    (("cut_operator", "crash"), False),
-    (("cut_peers", "crash"), False),
 )
 EVERY_PAIR = tuple(itertools.product(itertools.combinations((*ALL_KINDS, "crash_again"), 2), (False, True)))
 CHOSEN = EVERY_PAIR if os.environ.get("MACHINE_EXPLORATION") == "all" else PAIRS

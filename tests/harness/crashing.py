@@ -4,7 +4,7 @@
 
 Points are passed before and after each status write and each effect, from the write that opens a failover of that
 cluster to the one that closes it, be it by rolling it back, and to the end of each effect that is under way then. With --kill-each the operator kills itself at the first
-point at which none has died yet, and at which no effect is under way whose end is such a point; the next one, started at once, goes on with that failover, dies at the next such
+point at which none has died yet, and not beside an effect of TO_BE_ENDED whose end is such a point; the next one, started at once, goes on with that failover, dies at the next such
 point, and so on until a failover comes to its end. FILE remembers the points. With --stop-at it stops itself once.
 stdout tells `loaded` (it looks after the cluster), each point, `stopping`, `killed`, and `failover over`.
 """
@@ -25,6 +25,8 @@ from mariadb_operator.controllers.performer import Performer
 from mariadb_operator.controllers.statuses import StatusWriter
 from statemachines.states import FAILING_OVER, STEADY
 from tests.harness.processes import die_with_parent
+
+TO_BE_ENDED = ("SwitchPrimary", "OpenPrimary")
 
 
 class Points:
@@ -67,8 +69,10 @@ class Points:
         if self._deaths is not None:
             died = {*self._deaths.read_text().splitlines()}
             # Dying beside such an effect may leave nothing of it to do for the next one, which then never ends it.
-            others_end_here = any(f"after {effect}" not in died for effect in self._under_way.values())
-            if what not in died and not others_end_here:
+            unended = any(
+                effect in TO_BE_ENDED and f"after {effect}" not in died for effect in self._under_way.values()
+            )
+            if what not in died and not unended:
                 with self._deaths.open("a") as deaths:
                     deaths.write(f"{what}\n")
                 os.kill(os.getpid(), signal.SIGKILL)

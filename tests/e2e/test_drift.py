@@ -57,10 +57,14 @@ def test_what_is_deleted_is_made_again_with_the_same_content(trio: Cluster) -> N
             found = trio.kube.get(kind, name, trio.namespace)
             return found if found is not None and found["metadata"]["uid"] != uid else None
 
-        after = wait_for(f"{kind} {name} again", made_again, seconds=SECONDS)
+        wait_for(f"{kind} {name} again", made_again, seconds=SECONDS)
         if name != f"{trio.name}-tls":  # a certificate of the same authority, not the same certificate
-            for field in ("data", "endpoints", "ports"):
-                assert after.get(field) == before.get(field), f"{kind} {name}: {field} differs"
+
+            def as_before(kind: str = kind, name: str = name, before: Object = before) -> bool:
+                found = trio.kube.get(kind, name, trio.namespace) or {}
+                return all(found.get(field) == before.get(field) for field in ("data", "endpoints", "ports"))
+
+            wait_for(f"{kind} {name} as it was", as_before, seconds=SECONDS)
     trio.wait_healthy()
     assert trio.epoch == epoch, "drift moved the primary"
     verify(trio, write_for(trio, 0.5)).require()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness import faults
 from tests.harness.cluster import Cluster, timestamp
-from tests.harness.kube import Object, holds_for
+from tests.harness.kube import Object, holds_for, wait_for
 from tests.harness.local import HarnessError
 from tests.harness.operators import Operators
 from tests.harness.reseed import reseed_kept_out, wait_settled
@@ -34,8 +34,21 @@ def frozen(cluster: Cluster, instances: list[str]) -> Iterator[None]:
         yield
     finally:
         for instance in instances:
-            with suppress(HarnessError):  # one that was killed meanwhile has nothing to thaw
-                cluster.signal_mariadbd(instance, "CONT")
+            thaw(cluster, instance)
+
+
+def thaw(cluster: Cluster, instance: str) -> None:
+    """Lets the instance's server go on; one that was killed meanwhile, or whose Pod is away, has nothing to thaw."""
+
+    def thawed() -> bool:
+        try:
+            cluster.signal_mariadbd(instance, "CONT")
+        except HarnessError:
+            return False
+        return True
+
+    with suppress(HarnessError):
+        wait_for(f"{instance} thawed", thawed, seconds=20)
 
 
 @contextmanager
@@ -71,8 +84,7 @@ def test_guaranteed_loses_nothing_with_the_primary_and_waits_for_as_long_as_ever
     before = trio.wait_healthy()
     with writing(trio, pause=PAUSE_SECONDS) as writers:
         writers.wait_acknowledged(WRITTEN)
-        trio.signal_mariadbd(before["primary"], "KILL")
-        trio.wait_epoch(before["epoch"] + 1)
+        trio.kill_primary_until_replaced()
         writers.wait_acknowledged(WRITTEN)
         wait_settled(trio)
         reseed_kept_out(trio)

@@ -30,7 +30,7 @@ def test_retain_keeps_volumes_and_credentials_and_a_later_cluster_is_not_made_ov
     cluster.wait_gone()
     assert names(kube, "persistentvolumeclaims", own_namespace) == {"data-kept-0"}
     assert {"kept-credentials", "kept-ca"} <= names(kube, "secrets", own_namespace)
-    wait_for("services gone", lambda: not names(kube, "services", own_namespace), seconds=30)
+    wait_for("services gone", lambda: not names(kube, "services", own_namespace), seconds=90)
     cluster.apply()
     status = cluster.wait("quarantined", lambda status: status.get("state") == "Quarantined", seconds=60)
     assert "data-kept-0" in status["message"]
@@ -68,11 +68,11 @@ def test_a_suspended_cluster_is_reported_and_left_alone(trio: Cluster) -> None:
     result = write_for(trio, 0.5)
     before = trio.status()
     trio.edit(suspend=True)
-    trio.wait("paused", lambda status: status.get("state") == "Paused", seconds=30)
+    trio.wait("paused", lambda status: status.get("state") == "Paused", seconds=90)
     trio.signal_mariadbd(before["primary"], "KILL")
     service = f"{trio.name}-replicas"
     trio.kube.delete("services", service, trio.namespace)
-    trio.wait_condition("Ready", "False", seconds=30)
+    trio.wait_condition("Ready", "False", seconds=90)
     holds_for(
         "left alone",
         lambda: trio.epoch == before["epoch"] and trio.kube.get("services", service, trio.namespace) is None,
@@ -81,7 +81,7 @@ def test_a_suspended_cluster_is_reported_and_left_alone(trio: Cluster) -> None:
     assert trio.value(before["primary"], "@@global.read_only") == "1"
     trio.edit(suspend=False)
     trio.wait_healthy()
-    wait_for("drift put right", lambda: trio.kube.get("services", service, trio.namespace), seconds=30)
+    wait_for("drift put right", lambda: trio.kube.get("services", service, trio.namespace), seconds=90)
     verify(trio, result).require()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.documentation.blocks import blocks
 from tests.harness import faults
+from tests.harness.fixtures import SharedCluster
 from tests.harness.kube import Kube
 from tests.harness.namespaces import remove_namespace
 from tests.harness.operators import Operators
@@ -19,8 +20,12 @@ COMMAND_SECONDS = 400  # more than any timeout on the pages
 
 
 @pytest.fixture
-def page(request: pytest.FixtureRequest, kube: Kube, operators: Operators) -> Iterator[str]:
-    """A page, and nothing of what an earlier run of it left behind in the namespace of its name."""
+def page(
+    request: pytest.FixtureRequest, kube: Kube, operators: Operators, shared: SharedCluster
+) -> Iterator[str]:
+    """A page, and nothing of what an earlier run of it left behind in the namespace of its name; nor a cluster of
+    other tests, whose kept-out instance would not let a node be drained.
+    """
     namespace = request.param.removesuffix(".md")
 
     def clear() -> None:
@@ -30,6 +35,7 @@ def page(request: pytest.FixtureRequest, kube: Kube, operators: Operators) -> It
             remove_namespace(kube, namespace, until_gone=True)
 
     clear()
+    shared.drop()
     yield request.param
     clear()
 

@@ -115,7 +115,10 @@ class Cluster:
     @property
     def primary(self) -> str:
         """The instance that the status names as primary."""
-        return str(self.status()["primary"])
+        primary = self.status().get("primary")
+        if not primary:
+            raise HarnessError(f"{self.name} has no primary")
+        return str(primary)
 
     @property
     def epoch(self) -> int:
@@ -182,12 +185,12 @@ class Cluster:
         def ask() -> Object | None:
             try:
                 found = self.object()
+                status: Object = (found or {}).get("status") or {}
+                return status if found is not None and holds(status) else None
             except ApiError as error:
-                if error.code in (0, 429) or error.code >= 500:
+                if error.passes:
                     return None
                 raise
-            status: Object = (found or {}).get("status") or {}
-            return status if found is not None and holds(status) else None
 
         try:
             return wait_for(f"{self.name}: {what}", ask, seconds=seconds, every=0.1)
@@ -235,7 +238,7 @@ class Cluster:
         self.wait(wanted, fits, seconds=seconds)
         return self.condition(kind)
 
-    def wait_event(self, *mentions: str, seconds: float = 30) -> Object:
+    def wait_event(self, *mentions: str, seconds: float = 60) -> Object:
         """Waits for an Event about the resource that mentions all of these texts."""
 
         def ask() -> Object | None:
@@ -265,7 +268,36 @@ class Cluster:
 
     def signal_mariadbd(self, instance: str, name: str = "KILL") -> None:
         """Sends KILL, STOP or CONT to the instance's mariadbd; its supervisor lives on."""
-        self.kube.execute(self.namespace, instance, "sh", "-c", _SIGNAL_SCRIPT, "sh", name, seconds=15)
+        self.kube.execute(self.namespace, instance, "sh", "-c", _SIGNAL_SCRIPT, "sh", name, seconds=60)
+
+    def kill_primary_until(self, what: str, holds: Callable[[Object], Any], *, seconds: float = 60) -> None:
+        """Kills the primary's mariadbd until `holds(status)`; anew whenever it was reopened instead of replaced.
+
+        It starts again within a second with everything: an operator that did not look meanwhile reopens it.
+        """
+        while True:
+            before = self.status()
+            self.signal_mariadbd(before["primary"], "KILL")
+            incarnation = str(before.get("primaryIncarnation"))
+            status = self.wait(
+                f"{what}, or reopened",
+                lambda status, incarnation=incarnation: (  # type: ignore[misc]
+                    holds(status) or (_reopened(status, incarnation) and status)
+                ),
+                seconds=seconds,
+            )
+            if holds(status):
+                return
+
+    def kill_primary_until_replaced(self) -> Object:
+        """Kills the primary's mariadbd; returns the status in which another one serves."""
+        epoch = self.epoch + 1
+        self.kill_primary_until("replaced", lambda status: int(status.get("epoch") or 0) >= epoch)
+        return self.wait_epoch(epoch)
+
+    def reopened(self, incarnation: str) -> bool:
+        """Whether the primary is open in another start of its server than this one, and nothing is under way."""
+        return _reopened(self.status(), incarnation)
 
     def kill_together(self) -> None:
         """Kills the mariadbd of every instance, all within the same moment."""
@@ -302,7 +334,10 @@ class Cluster:
 
     def value(self, instance: str, expression: str) -> str:
         """One value."""
-        return self.sql(instance, f"SELECT {expression}")[0][0]
+        rows = self.sql(instance, f"SELECT {expression}")
+        if not rows:
+            raise HarnessError(f"{instance} has no answer to SELECT {expression}")
+        return rows[0][0]
 
     def incarnations(self) -> dict[str, str]:
         """Which start of its server each instance runs; those that do not answer are left out."""
@@ -332,6 +367,13 @@ class Cluster:
         if found is None:
             raise HarnessError(f"Service {self.name}-primary is not there")
         return str(found["spec"]["clusterIP"])
+
+
+def _reopened(status: Object, incarnation: str) -> bool:
+    conditions: list[Object] = status.get("conditions") or []
+    ready: Object = next((each for each in conditions if each["type"] == "Ready"), {})
+    other = status.get("primaryIncarnation") not in (None, incarnation)
+    return other and not status.get("operation") and ready.get("status") == "True"
 
 
 def timestamp(text: str) -> float:

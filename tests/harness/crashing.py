@@ -3,8 +3,8 @@
     python -m tests.harness.crashing --cluster NAMESPACE/NAME [--kill-each FILE | --stop-at 'before SwitchPrimary']
 
 Points are passed before and after each status write and each effect, from the write that opens a failover of that
-cluster to the one that closes it, be it by rolling it back. With --kill-each the operator kills itself at the first
-point at which none has died yet, and at which no effect is under way whose end is such a point; the next one, started at once, goes on with that failover, dies at the next such
+cluster to the one that closes it, be it by rolling it back, and to the end of each effect that is under way then. With --kill-each the operator kills itself at the first
+point at which none has died yet, and not beside an effect of TO_BE_ENDED whose end is such a point; the next one, started at once, goes on with that failover, dies at the next such
 point, and so on until a failover comes to its end. FILE remembers the points. With --stop-at it stops itself once.
 stdout tells `loaded` (it looks after the cluster), each point, `stopping`, `killed`, and `failover over`.
 """
@@ -26,6 +26,8 @@ from mariadb_operator.controllers.statuses import StatusWriter
 from statemachines.states import FAILING_OVER, STEADY
 from tests.harness.processes import die_with_parent
 
+TO_BE_ENDED = ("SwitchPrimary", "OpenPrimary")
+
 
 class Points:
     """Knows which points are passed, and ends the process at one of them."""
@@ -34,7 +36,8 @@ class Points:
         self._deaths = deaths
         self._stop_at = stop_at
         self._open = False
-        self._under_way: list[str] = []
+        self._under_way: dict[object, str] = {}
+        self._last: set[object] = set()  # under way when the failover was closed
 
     def load(self, state: object) -> None:
         """The cluster was taken over in this state."""
@@ -43,11 +46,18 @@ class Points:
 
     def enter(self, state: object) -> None:
         """A failover may be under way from here on."""
-        self._open = self._open or state in FAILING_OVER
+        if state in FAILING_OVER:
+            self._open = True
+            self._last.clear()  # the one before was not over
 
     def leave(self, state: object) -> None:
         """A failover that ends in a steady state is over."""
-        if self._open and state in STEADY:
+        if self._open and state in STEADY and not self._last:
+            self._last = set(self._under_way)
+            self._close()
+
+    def _close(self) -> None:
+        if not self._last:
             self._open = False
             say("failover over")
 
@@ -59,8 +69,10 @@ class Points:
         if self._deaths is not None:
             died = {*self._deaths.read_text().splitlines()}
             # Dying beside such an effect may leave nothing of it to do for the next one, which then never ends it.
-            others_end_here = any(f"after {effect}" not in died for effect in self._under_way)
-            if what not in died and not others_end_here:
+            unended = any(
+                effect in TO_BE_ENDED and f"after {effect}" not in died for effect in self._under_way.values()
+            )
+            if what not in died and not unended:
                 with self._deaths.open("a") as deaths:
                     deaths.write(f"{what}\n")
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -73,12 +85,17 @@ class Points:
     def around(self, effect: str) -> Iterator[None]:
         """The points before and after an effect; one that fails has no point after it."""
         self.passed(f"before {effect}")
-        self._under_way.append(effect)
+        this = object()
+        self._under_way[this] = effect
         try:
             yield
+            del self._under_way[this]
+            self.passed(f"after {effect}")
         finally:
-            self._under_way.remove(effect)
-        self.passed(f"after {effect}")
+            self._under_way.pop(this, None)
+            if this in self._last:
+                self._last.remove(this)
+                self._close()
 
 
 def say(text: str) -> None:

@@ -58,6 +58,11 @@ class ApiError(HarnessError):
         self.code = code
         self.said = said
 
+    @property
+    def passes(self) -> bool:
+        """Whether asking again may be answered: it was not reached, was busy, or had a fault of its own."""
+        return self.code in (0, 429) or self.code >= 500
+
 
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over the proxy's socket file."""
@@ -254,8 +259,8 @@ class Kube:
             )
             response = connection.getresponse()
             text = response.read().decode()
-        except OSError as error:
-            raise ApiError(0, f"{method} {target}", str(error)) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiError(0, f"{method} {target}", repr(error)) from error
         finally:
             connection.close()
         if response.status >= 400:
@@ -276,7 +281,7 @@ def opened(kubeconfig: Path) -> Iterator[Kube]:
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         with subprocess.Popen(tied(command), stdout=subprocess.DEVNULL, env=environment) as proxy:
             try:
-                wait_for("kubectl proxy", lambda: Path(path).exists() or None, seconds=15, every=0.05)
+                wait_for("kubectl proxy", lambda: Path(path).exists() or None, seconds=60, every=0.05)
                 yield Kube(kubeconfig, path)
             finally:
                 proxy.terminate()

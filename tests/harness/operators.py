@@ -54,7 +54,12 @@ class Operators:
         """Waits until every replica is ready and one leads."""
 
         def ready() -> bool:
-            deployment = self.kube.get("deployments", DEPLOYMENT, OPERATOR_NAMESPACE) or {}
+            try:
+                deployment = self.kube.get("deployments", DEPLOYMENT, OPERATOR_NAMESPACE) or {}
+            except ApiError as error:
+                if error.passes:
+                    return False
+                raise
             wanted = deployment.get("spec", {}).get("replicas", 0)
             status = deployment.get("status", {})
             current = status.get("observedGeneration") == deployment.get("metadata", {}).get("generation")
@@ -76,17 +81,31 @@ class Operators:
         """What the leader has said since then."""
         name = self.leader()["metadata"]["name"]
         return self.kube.kubectl(
-            "logs", "--namespace", OPERATOR_NAMESPACE, name, f"--since-time={since.isoformat()}"
+            "logs", "--namespace", OPERATOR_NAMESPACE, name, f"--since-time={since.isoformat()}", check=False
         )
 
     def leader(self) -> Object:
         """The Pod of the process that leads."""
         return wait_for("an operator leads", self._leader, seconds=60)
 
-    def give_lease_back(self) -> None:
-        """Frees the Lease of a leader that is known to be dead, so that nobody waits for it to run out."""
-        spec = {"holderIdentity": "", "leaseDurationSeconds": 1}  # as client-go does it
-        self.kube.merge("leases", LEASE, {"spec": spec}, OPERATOR_NAMESPACE)
+    def holder(self) -> str:
+        """The identity of the process that leads, as the Lease has it; empty when none does."""
+        return _holder(self.kube.get("leases", LEASE, OPERATOR_NAMESPACE))
+
+    def give_lease_back(self, holder: str) -> None:
+        """Frees the Lease of this leader, who is known to be dead, so that nobody waits for it to run out."""
+        lease = self.kube.get("leases", LEASE, OPERATOR_NAMESPACE)
+        if lease is None or _holder(lease) != holder:
+            return
+        change = {
+            "metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]},  # nobody else's
+            "spec": {"holderIdentity": "", "leaseDurationSeconds": 1},  # as client-go does it
+        }
+        try:
+            self.kube.merge("leases", LEASE, change, OPERATOR_NAMESPACE)
+        except ApiError as error:
+            if error.code != 409:
+                raise
 
     def wait_other_leader(self, than: Object) -> None:
         """Waits until the process of another Pod leads."""
@@ -95,11 +114,12 @@ class Operators:
 
     def _leader(self) -> Object | None:
         try:
-            lease = self.kube.get("leases", LEASE, OPERATOR_NAMESPACE)
-        except ApiError:
-            return None
-        holder = ((lease or {}).get("spec") or {}).get("holderIdentity") or ""
-        return next((pod for pod in self.pods() if holder.startswith(pod["metadata"]["name"])), None)
+            holder = self.holder()
+            return next((pod for pod in self.pods() if holder.startswith(pod["metadata"]["name"])), None)
+        except ApiError as error:
+            if error.passes:
+                return None
+            raise
 
     def lead_away_from(self, node: str) -> None:
         """Sees that the leader runs on another node, so that this node's fault does not take it along."""
@@ -179,6 +199,10 @@ class Operators:
                 lambda: not self.kube.list("pods", OPERATOR_NAMESPACE, SELECTOR),
                 seconds=60,
             )
+
+
+def _holder(lease: Object | None) -> str:
+    return ((lease or {}).get("spec") or {}).get("holderIdentity") or ""
 
 
 def container(pod: Object) -> str:

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -210,7 +210,8 @@ class Server:
             process.kill()  # first: it would start mariadbd again
             process.wait()
             for pid in processes_naming(str(self.folder)):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # a client that ended meanwhile
+                    os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def endpoint(self, user: str = OPERATOR, *, authority: Authority | None = None) -> Endpoint:

@@ -72,6 +72,11 @@ class Inhabitants:
         return {(process, started) for process, started in self.seen if _started(process) == started}
 
 
+def name_of(process: int) -> str:
+    """The name of its program, cut after 15 characters as the kernel does."""
+    return _read(process, "comm").strip()
+
+
 def command_of(process: int) -> str:
     """Its command line."""
     return _read(process, "cmdline").replace("\0", " ").strip()

@@ -1,4 +1,4 @@
-"""Carries out the effects that a node sidecar does: fence its server, let it start.
+"""Carries out the effects that a node sidecar does: fence its server, let it start, and, when it will know how, salvage.
 
 Whether one worked is told by the sidecar's own watch, never by the reply. Not for standing sessions
 (observe.sidecars) nor for statements (sql.py).
@@ -24,7 +24,7 @@ from mariadb_operator.ssh.errors import Refused, SidecarUnreachable
 from mariadb_operator.ssh.session import SidecarSession
 from statemachines import effects as e
 
-SidecarEffect: TypeAlias = e.FenceServer | e.PermitServer
+SidecarEffect: TypeAlias = e.FenceServer | e.PermitServer | e.Salvage | e.ApplySalvaged
 
 DEADLINE_SECONDS = 3.0
 DEAD_SECONDS = 2.0  # how long a fence may take until the process is known to be past its end
@@ -64,5 +64,8 @@ class SidecarEffects:
             case e.PermitServer():
                 permit = PermitRequest(authority=authority, incarnation=effect.start, role=Role.PRIMARY)
                 await session.ask(Verb.PERMIT, permit, PermitReply, deadline_seconds=DEADLINE_SECONDS)
+            case e.Salvage() | e.ApplySalvaged():
+                # Asked for only where a sidecar says that it salvages, and none of this protocol's version does.
+                raise SidecarUnreachable(f"the sidecar of {effect.instance} has no verb for {effect}")
             case _:
                 assert_never(effect)

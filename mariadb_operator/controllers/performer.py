@@ -124,10 +124,8 @@ class Performer:
                 | e.Release()
             ):
                 await self._perform_on_objects(effect)
-            case e.FenceServer() | e.PermitServer():
+            case e.FenceServer() | e.PermitServer() | e.Salvage() | e.ApplySalvaged():
                 await self._sidecars.run(effect)
-            case e.Salvage() | e.ApplySalvaged():
-                raise NotReady("the sidecars of this version do not salvage")
             case _:
                 if isinstance(effect, e.InitialisePrimary | e.KeepApplication):
                     self._standing()  # it needs the application's password, which only the objects know

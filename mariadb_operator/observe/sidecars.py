@@ -77,7 +77,7 @@ class InstanceSidecar:
         if self.word is not None and (before is None or self.word != replace(before, at=at)):
             self._changed()
 
-    def lost(self, reason: OperatorError, *, at: float) -> None:
+    def lost(self, reason: OperatorError, *, at: float) -> None:  # noqa: ARG002 - the last word keeps its own time
         """There is no session."""
         if self.word is not None and self.word.connected:
             logger.info("instance %s: its sidecar is out of reach: %s", self.instance, reason)

@@ -36,7 +36,7 @@ def of_pod(uid: str, *, program: str) -> list[int]:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
-        # The second word for what an interpreter runs.
-        if program in [Path(word).name for word in words[:2]]:
+        # The second word for what an interpreter runs, the third for a module of it.
+        if program in [Path(word).name for word in words[:3]]:
             found.append(int(folder.name))
     return found

@@ -21,6 +21,7 @@ from tests.harness.local import ROOT, HarnessError
 from tests.harness.namespaces import unique
 from tests.harness.processes import tied
 
+OPERATOR_IMAGE = os.environ.get("OPERATOR_IMAGE", "mariadb-operator:dev")
 LEASE_SECONDS = 5  # the default: a loaded machine must not take it from a living one
 SHORT_LEASE_SECONDS = 2  # where each operator dies soon
 STOP_SECONDS = 20
@@ -73,6 +74,10 @@ class ShellOperator:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-6000:]
 
+    def freeze(self) -> None:
+        """Stops every process of it where it is."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
     def thaw(self) -> None:
         """Lets every frozen process of it go on."""
         os.killpg(self._process.pid, signal.SIGCONT)
@@ -94,9 +99,11 @@ class ShellOperator:
 
 @contextmanager
 def shell_operator(
-    cluster: Cluster, folder: Path, *, kill_each: bool = False, stop_at: str = ""
+    cluster: Cluster, folder: Path, *, kill_each: bool = False, stop_at: str = "", sidecars: bool = False
 ) -> Iterator[ShellOperator]:
-    """An operator that looks after this cluster's namespace; it kills itself at each point of a failover in turn, or stops at one."""
+    """An operator that looks after this cluster's namespace; it kills itself at each point of a failover in turn, or stops
+    at one. `sidecars`: the Pods that it makes have one.
+    """
     assert cluster.local is not None
     name = unique("shell")
     command = [
@@ -110,6 +117,7 @@ def shell_operator(
         "MARIADB_OPERATOR_IDENTITY": name,
         "MARIADB_OPERATOR_LEASE_SECONDS": str(SHORT_LEASE_SECONDS if kill_each else LEASE_SECONDS),
         "MARIADB_OPERATOR_WATCH_NAMESPACE": cluster.namespace,
+        "MARIADB_OPERATOR_SIDECAR_IMAGE": OPERATOR_IMAGE if sidecars else "",
         "MARIADB_OPERATOR_METRICS_PORT": "0",
         "MARIADB_OPERATOR_HEALTH_PORT": "0",
     }

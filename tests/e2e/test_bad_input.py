@@ -178,9 +178,12 @@ def test_a_status_that_somebody_edits_never_moves_data(good_cluster: Cluster) ->
     )
     write(state="Bewitched")
     good_cluster.wait("quarantined", lambda status: status.get("state") == "Quarantined", seconds=SECONDS)
-    sequence = good_cluster.status()["sequence"]
-    write(state="Healthy")
-    good_cluster.wait_healthy(after=sequence)
+    write(state="Healthy", version="0.0")
+    good_cluster.wait(
+        "read again",
+        lambda status: status.get("state") == "Healthy" and status.get("version") == before["version"],
+        seconds=SECONDS,
+    )
     write(epoch=0, primary="good-7")
     good_cluster.wait("quarantined", lambda status: status.get("state") == "Quarantined", seconds=SECONDS)
     assert good_cluster.status()["message"]

@@ -48,7 +48,7 @@ class Observer:
         self._clock = clock
         self._server: ServerState | None = None
         self._watch: DeathWatch | None = None
-        self._listeners: set[Callable[[], None]] = set()
+        self._listeners: dict[Callable[[], None], None] = {}  # called in this order
         self._changed = asyncio.Event()
         self._probes = Probes(
             endpoint,
@@ -94,8 +94,8 @@ class Observer:
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call it at each change, until the function that is returned is called."""
-        self._listeners.add(listener)
-        return lambda: self._listeners.discard(listener)
+        self._listeners[listener] = None
+        return lambda: self._listeners.pop(listener, None)
 
     @property
     def listeners(self) -> int:

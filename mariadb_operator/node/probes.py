@@ -112,7 +112,7 @@ class Probes:
 
     def __init__(
         self,
-        endpoint: Callable[[], LocalEndpoint],
+        endpoint: Callable[[], LocalEndpoint],  # asked for each connection; OSError while there is none
         *,
         volume: Path,
         changed: Callable[[], None],
@@ -231,8 +231,12 @@ class Probes:
     async def _line(self, name: str, *, deadline: float) -> Connection:
         line = self._lines.get(name)
         if line is None or line.is_closed:
+            try:
+                endpoint = self._endpoint()
+            except OSError as error:
+                raise Unreachable(f"the password can't be read: {error.strerror}") from error
             line = await Connection.open(
-                self._endpoint(), deadline_seconds=deadline, statement_seconds=self._pace.lock_wait
+                endpoint, deadline_seconds=deadline, statement_seconds=self._pace.lock_wait
             )
             self._lines[name] = line
         return line

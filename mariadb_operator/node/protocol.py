@@ -16,7 +16,7 @@ from mariadb_operator.node.wire import Unknown, build, decode, encode, parse
 
 VERSION = 1
 USERNAME = "mariadb-operator"  # as whom the operator logs in
-HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_LIMIT_SECONDS = (0.1, 60.0)
 LEASE_LIMIT_SECONDS = 120.0
 FENCE_LIMIT_SECONDS = 30.0
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{0,63}", re.ASCII)
@@ -127,9 +127,14 @@ class Authority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchRequest:
-    """Of `watch`."""
+    """Of `watch`; a heartbeat comes when nothing else did for so long."""
 
     protocol: int = VERSION
+    heartbeat_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        least, most = HEARTBEAT_LIMIT_SECONDS
+        _check(least <= self.heartbeat_seconds <= most, f"heartbeat_seconds is {least} to {most}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,12 @@ import asyncssh
 
 from mariadb_operator.node.admission import Refused
 from mariadb_operator.node.protocol import (
-    HEARTBEAT_SECONDS,
     Reason,
     Refusal,
     Reply,
     Request,
     Verb,
+    WatchRequest,
     read_request,
     write,
 )
@@ -134,14 +134,19 @@ class Session(asyncssh.SSHServerSession[bytes]):
         except Malformed as error:
             self._refuse(Reason.MALFORMED, str(error))
             return
-        if self._verb is Verb.WATCH:
-            self._begin_watch()
+        if isinstance(request, WatchRequest):
+            self._begin_watch(request)
         else:
             self._server.spawn(self._answer(request))
 
-    def _begin_watch(self) -> None:
+    def _begin_watch(self, request: WatchRequest) -> None:
         assert self._channel is not None
-        self._watch = Watch(self._server, self._channel, welcome=self._welcome)
+        self._watch = Watch(
+            self._server,
+            self._channel,
+            welcome=self._welcome,
+            heartbeat_seconds=request.heartbeat_seconds,
+        )
         self._watch.begin()
 
     async def _answer(self, request: Request) -> None:
@@ -183,11 +188,17 @@ class Watch:
     """Sends what changes, and heartbeats; a reader that does not read gets the newest state when it does."""
 
     def __init__(
-        self, server: Server, channel: asyncssh.SSHServerChannel[bytes], *, welcome: Callable[[], bool]
+        self,
+        server: Server,
+        channel: asyncssh.SSHServerChannel[bytes],
+        *,
+        welcome: Callable[[], bool],
+        heartbeat_seconds: float,
     ) -> None:
         self._server = server
         self._channel = channel
         self._welcome = welcome
+        self._heartbeat_seconds = heartbeat_seconds
         self._loop = asyncio.get_running_loop()
         self._beat: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
@@ -239,4 +250,4 @@ class Watch:
     def _schedule(self) -> None:
         if self._beat is not None:
             self._beat.cancel()
-        self._beat = self._loop.call_later(HEARTBEAT_SECONDS, self._heartbeat)
+        self._beat = self._loop.call_later(self._heartbeat_seconds, self._heartbeat)

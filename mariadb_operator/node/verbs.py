@@ -98,6 +98,14 @@ class Verbs:
 
     async def answer(self, request: Request) -> Reply:
         """Do what is asked. Raises Refused, NotRecorded."""
+        try:
+            return await self._do(request)
+        except Refused:
+            # What it showed of the present counts even when there was nothing to do.
+            await self._record_seen()
+            raise
+
+    async def _do(self, request: Request) -> Reply:
         match request:
             case WatchRequest():
                 return self.first()
@@ -229,14 +237,10 @@ class Verbs:
         if request.asked_at not in self._asked:
             raise Refused(Reason.NOT_ASKED, "asked_at is of no heartbeat of this sidecar")
         self._check_renewable(request)
-        ledger = self._admission.ledger
-        known = self._volume.recorded
-        seen = (ledger.cluster_id, ledger.epoch, ledger.term)
-        if known is None or (known.cluster_id, known.epoch, known.term) != seen:
-            await self._record(ledger)
-            self._check_renewable(request)
-            if not self._admission.is_current(request.authority):
-                raise Refused(Reason.STALE, "something newer came in between")
+        await self._record_seen()
+        self._check_renewable(request)
+        if not self._admission.is_current(request.authority):
+            raise Refused(Reason.STALE, "something newer came in between")
         return self._extend(request)
 
     def _check_renewable(self, request: RenewRequest) -> None:
@@ -263,6 +267,17 @@ class Verbs:
         if known is None or known.incarnation != request.incarnation:
             self._observer.notify()
         return RenewReply(deadline=lease.deadline)
+
+    async def _record_seen(self) -> None:
+        """Cluster, epoch and term, if they are others than those on the volume: a renewal costs no disk."""
+        ledger = self._admission.ledger
+        known = self._volume.recorded
+        if known is None or (known.cluster_id, known.epoch, known.term) != (
+            ledger.cluster_id,
+            ledger.epoch,
+            ledger.term,
+        ):
+            await self._record(ledger)
 
     async def _record(self, ledger: Ledger) -> None:
         if not self._readable:

@@ -97,10 +97,11 @@ class Volume:
 
     async def write_ledger(self, ledger: Ledger, *, deadline_seconds: float) -> None:
         """Return when it is on the disk. Raises NotRecorded."""
-        writing = self._writer.submit(self._write, ledger)
+        writing = asyncio.wrap_future(self._writer.submit(self._write, ledger))
         try:
             async with asyncio.timeout(deadline_seconds):
-                await asyncio.wrap_future(writing)
+                # Not taken back at the deadline: an older record would be the last one on the disk.
+                await asyncio.shield(writing)
         except TimeoutError as error:
             raise NotRecorded("the volume did not take the record in time") from error
         except OSError as error:
@@ -121,9 +122,12 @@ class Volume:
             os.close(folder)
 
     def _acquire(self) -> int:
-        descriptor = os.open(
-            self.folder / "volume.lock", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        path = self.folder / "volume.lock"
+        try:
+            # Not to write: on a frozen file system that would hang, and this is the event loop.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

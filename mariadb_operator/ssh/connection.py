@@ -102,8 +102,8 @@ class SidecarConnection:
             raise AnswerLost(f"{what}: {type(error).__name__}") from error
         return _read(kind, line, what=what)
 
-    async def watch(self, *, silence_seconds: float) -> AsyncGenerator[WatchEvent]:
-        """Lines of a watch as they come, until it ends.
+    async def watch(self, request: WatchRequest, *, silence_seconds: float) -> AsyncGenerator[WatchEvent]:
+        """Lines of a watch as they come, until it ends; `silence_seconds` is more than those of its heartbeat.
 
         Raises:
             SidecarUnreachable: the connection was closed before.
@@ -114,7 +114,7 @@ class SidecarConnection:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(silence_seconds):
-                    reader = await stack.enter_async_context(self._session(Verb.WATCH, WatchRequest()))
+                    reader = await stack.enter_async_context(self._session(Verb.WATCH, request))
                 while True:
                     async with asyncio.timeout(silence_seconds):
                         line = await _line(reader)

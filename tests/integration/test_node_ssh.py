@@ -312,7 +312,7 @@ async def test_client_keys_are_rotated_without_a_restart(served: Served) -> None
 async def test_a_watch_ends_with_its_key(served: Served) -> None:
     async with (
         await served.open() as standing,
-        contextlib.aclosing(standing.watch(silence_seconds=DEADLINE)) as events,
+        contextlib.aclosing(standing.watch(WatchRequest(), silence_seconds=DEADLINE)) as events,
     ):
         await anext(events)
         served.write_keys(clients=public(new_key()))
@@ -401,7 +401,9 @@ async def test_connections_above_the_rate_are_turned_away(served: Served) -> Non
 async def test_a_watch_has_a_first_line_and_cheap_heartbeats(served: Served) -> None:
     async with await served.open() as connection:
         seen: list[WatchEvent] = []
-        async with contextlib.aclosing(connection.watch(silence_seconds=DEADLINE)) as events:
+        async with contextlib.aclosing(
+            connection.watch(WatchRequest(heartbeat_seconds=0.1), silence_seconds=DEADLINE)
+        ) as events:
             async for event in events:
                 seen.append(event)
                 if len(seen) == 3:

@@ -172,6 +172,12 @@ def test_a_permit_names_one_start_and_a_known_role(wrong: dict[str, object]) -> 
         read_request(Verb.PERMIT, changed(REQUEST_EXAMPLES[1][1], **wrong))
 
 
+@pytest.mark.parametrize("seconds", [0, 0.01, 61, -1])
+def test_heartbeats_are_neither_a_flood_nor_forgotten(seconds: float) -> None:
+    with pytest.raises(Malformed):
+        read_request(Verb.WATCH, json.dumps({"heartbeat_seconds": seconds}).encode())
+
+
 def test_what_is_refused_is_not_quoted() -> None:
     with pytest.raises(Malformed) as caught:
         read_request(Verb.FENCE, changed(FENCE, wait_seconds="hunter2"))

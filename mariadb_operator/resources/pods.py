@@ -27,7 +27,17 @@ CONTAINER: Final = "mariadb"
 SIDECAR: Final = "node"
 SIDECAR_PORT: Final = 33064  # below all that a client is given by itself
 SIDECAR_PORT_NAME: Final = "node"
-PYTHON: Final = "/opt/operator/bin/python"  # in the operator's image
+# A kubelet starts what crashed again after 10 s, then 20, up to 300; this after 0.2. Code 2: a setting can't be used.
+_RESPAWN: Final = """
+trap 'trap "" TERM; kill "$node"; wait "$node"; exit 0' TERM INT
+while :; do
+    /opt/operator/bin/python -m mariadb_operator.node &
+    node=$!
+    wait "$node"
+    [ $? -ne 2 ] || exit 2
+    sleep 0.2
+done
+"""
 PORT_NAME: Final = "mariadb"
 ADMIN_PORT_NAME: Final = "admin"
 USER_ID: Final = 999  # of mysql, in the official image too
@@ -102,7 +112,7 @@ def _sidecar(ordinal: int, *, image: str) -> Manifest:
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "restartPolicy": "Always",
-        "command": [PYTHON, "-m", "mariadb_operator.node"],
+        "command": ["/bin/sh", "-c", _RESPAWN],
         "env": [
             {"name": "SERVER_ID", "value": str(server_id(ordinal))},
             {

@@ -79,6 +79,31 @@ async def freeze(world: World) -> None:
         server.thaw()
 
 
+async def freeze_replica(world: World) -> None:
+    """Often just before the primary dies: it has received less than the others."""
+    server = aim(world, primary=0.0).server
+    if server is not None and server.stream is not None:
+        world.trace(f"FAULT {server.name}: SIGSTOP")
+        server.freeze()
+        world.hush()
+        await asyncio.sleep(world.rng.uniform(0.1, 3.0))
+        server.thaw()
+
+
+async def isolate_replica(world: World) -> None:
+    node = aim(world, primary=0.0)
+    if node is not world.primary:
+        others = [each for each in world.hosts if each != node.name]
+        others += [each.process.host for each in world.operators]
+        await _cut(world, [pair for other in others for pair in ((node.name, other), (other, node.name))])
+
+
+async def crash_replica(world: World) -> None:
+    node = aim(world, primary=0.0)
+    if node is not world.primary:
+        await crash_at(world, node)
+
+
 async def power(world: World) -> None:
     """A machine loses its power. Sometimes a person sees it and says so."""
     node = aim(world)
@@ -171,11 +196,30 @@ async def stop_applier(world: World) -> None:
         server.stop_sql()
 
 
+async def crash_unapplied(world: World) -> None:
+    """Every replica has its SQL thread stopped by somebody, and right afterwards the primary dies."""
+    primary = world.primary
+    for server in world.servers:
+        if server.sql_running and not server.frozen:
+            world.trace(f"FAULT {server.name}: STOP SLAVE SQL_THREAD")
+            server.stop_sql()
+    await asyncio.sleep(world.rng.uniform(0.0, 0.3))
+    if primary is not None:
+        await crash_at(world, primary)
+
+
+async def crash_all(world: World) -> None:
+    """All servers, each at some moment within a second."""
+    for node in world.rng.sample(world.nodes, len(world.nodes)):
+        await crash_at(world, node)
+        await asyncio.sleep(world.rng.uniform(0.0, 0.6))
+
+
 async def rogue(world: World) -> None:
     """Somebody with READ ONLY ADMIN writes on a server that is not the primary."""
     node = aim(world, primary=0.0)
     server = node.server
-    if server is None or server.frozen or node is world.primary:
+    if server is None or server.frozen or node is world.primary or not node.volume.epochs:
         return
     world.trace(f"FAULT {server.name}: an errant write")
     server.write(Kind.ROW, lambda error: None, row="errant", privileged=True, rogue=True)
@@ -316,6 +360,9 @@ FAULTS: dict[Fault, int] = {
     crash_and_hold: 5,
     crash_twice: 6,
     freeze: 10,
+    freeze_replica: 5,
+    isolate_replica: 3,
+    crash_replica: 4,
     power: 7,
     cut_wire: 7,
     isolate: 5,
@@ -323,6 +370,8 @@ FAULTS: dict[Fault, int] = {
     delete_pod: 8,
     slow_applier: 5,
     stop_applier: 2,
+    crash_unapplied: 2,
+    crash_all: 2,
     rogue: 2,
     break_applier: 1,
     kill_queries: 2,

@@ -15,12 +15,14 @@ import ssl
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from mariadb_operator.act.credentials import Credentials
 from mariadb_operator.act.objects import Environment, Objects
 from mariadb_operator.act.trust import Trust
+from mariadb_operator.api import status
 from mariadb_operator.api.status import Observed
 from mariadb_operator.controllers import performer, premises, session
 from mariadb_operator.controllers.operator import Leader
@@ -40,16 +42,20 @@ from mariadb_operator.kube.kinds import (
 )
 from mariadb_operator.kube.leases import Leadership, LeaseElector
 from mariadb_operator.kube.store import Change, Store
+from mariadb_operator.observe import snapshot
+from mariadb_operator.observe.pods import pod_fact
 from mariadb_operator.observe.snapshot import Caches, Endings
 from mariadb_operator.resources.labels import CLUSTER_LABEL
 from mariadb_operator.sql import connection
 from mariadb_operator.telemetry.metrics import Metrics
+from statemachines import gtid
+from statemachines.facts import PodFact
 from statemachines.record import Situation
 from tests.simulation import loop as loops
 from tests.simulation.kubernetes import HOST, Client
-from tests.simulation.loop import DEAD, FROZEN, Process
+from tests.simulation.loop import DEAD, FROZEN, Process, SimulatedLoop
 from tests.simulation.wires import Wire
-from tests.unit.virtual_time import VirtualClock
+from tests.unit.virtual_time import EPOCH
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -145,6 +151,21 @@ class _Complaints(logging.Handler):
         self._heard.append(error if error is not None else AssertionError(record.getMessage()))
 
 
+_parse_list = lru_cache(maxsize=1 << 14)(gtid._parse_list)  # pure, and asked for the same again and again
+_history = lru_cache(maxsize=1 << 10)(status._history)
+_POD_FACTS: dict[int, tuple[Manifest, PodFact]] = {}
+
+
+def _pod_fact(pod: Manifest) -> PodFact:
+    """As observe.pods has it; objects of this API are never changed in place."""
+    known = _POD_FACTS.get(id(pod))
+    if known is None or known[0] is not pod:
+        if len(_POD_FACTS) > 4096:
+            _POD_FACTS.clear()
+        known = _POD_FACTS[id(pod)] = (pod, pod_fact(pod))
+    return known[1]
+
+
 @contextlib.contextmanager
 def installed(bugs: list[BaseException]) -> Iterator[None]:
     """The seams of this process are the simulated ones; `bugs` takes what the operator logs as errors."""
@@ -154,6 +175,9 @@ def installed(bugs: list[BaseException]) -> Iterator[None]:
         (premises, "read_credentials", lambda *_, **__: CREDENTIALS),
         (session, "Journal", _Silent),
         (session, "observed", _view),
+        (gtid, "_parse_list", _parse_list),
+        (snapshot, "pod_fact", _pod_fact),
+        (status, "_history", _history),
     )
     before = [getattr(module, name) for module, name, _ in places]
     level = logging.root.manager.disable
@@ -171,6 +195,24 @@ def installed(bugs: list[BaseException]) -> Iterator[None]:
             setattr(module, name, original)
 
 
+class OperatorClock:
+    """The clocks of one machine: each has its own zero, and the time of day may jump."""
+
+    def __init__(self, loop: SimulatedLoop, rng: random.Random) -> None:
+        self._loop = loop
+        self._offset = rng.uniform(10.0, 1e6)
+        self.wall_offset = rng.uniform(-1.0, 1.0)
+
+    def monotonic(self) -> float:
+        return self._loop.now + self._offset
+
+    def wall(self) -> datetime:
+        return EPOCH + timedelta(seconds=self._loop.now + self.wall_offset)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
 class OperatorProcess:
     """One process of the operator, from its start to its death."""
 
@@ -179,9 +221,7 @@ class OperatorProcess:
         self.slot = slot
         self.process = Process(f"operator{slot}.{generation}", host=f"operator{slot}", world=world)
         self.rng = random.Random(world.rng.getrandbits(64))
-        self.clock = VirtualClock(
-            offset=self.rng.uniform(10.0, 1e6), wall_offset=world.wall_offsets[slot] + self.rng.uniform(-1.0, 1.0)
-        )
+        self.clock = OperatorClock(world.loop, self.rng)
         self.client = Client(
             world.objects,
             process=self.process,

@@ -71,7 +71,6 @@ class World:
         self.wires: list[Wire] = []
         self.service_address: str | None = None
         self.story: list[tuple[float, str]] = []
-        self.wall_offsets = [0.0] * shape.operators
         self._addresses = 0
         self._operators_made = 0
         self.nodes = [Node(self, ordinal=n, instance=f"{NAME}-{n}") for n in range(shape.replicas)]

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from mariadb_operator.kube.kinds import NODE, POD
+from mariadb_operator.kube.kinds import NODE, POD, Manifest
 from tests.simulation.kubelets import Node
 from tests.simulation.kubernetes import HOST, mark_deleted
 from tests.simulation.volumes import Kind, Volume
@@ -215,6 +215,55 @@ async def crash_all(world: World) -> None:
         await asyncio.sleep(world.rng.uniform(0.0, 0.6))
 
 
+async def crash_behind(world: World) -> None:
+    """The primary dies while its replicas have received more than they have applied."""
+    primary = world.primary
+    for node in world.nodes:
+        node.apply_delay = 0.5
+        if node.server is not None:
+            node.server.apply_delay = 0.5
+    await asyncio.sleep(world.rng.uniform(0.1, 0.6))
+    if primary is not None:
+        await crash_at(world, primary)
+    await asyncio.sleep(world.rng.uniform(0.0, 3.0))
+    for node in world.nodes:
+        node.apply_delay = 0.001
+        if node.server is not None:
+            node.server.apply_delay = 0.001
+
+
+async def late_statement(world: World) -> None:
+    """A leader turns waiting off and dies; its statement arrives when its successor has turned waiting on again."""
+    primary, leading = world.primary, world.leading
+    if primary is None or leading is None or not world.network.whole:
+        return
+    replicas = [node.name for node in world.nodes if node is not primary]
+    wires = [pair for other in replicas for pair in ((primary.name, other), (other, primary.name))]
+    late = (leading.process.host, primary.name)
+
+    def hold(before: Manifest, after: Manifest) -> None:
+        if (after.get("durability") or {}).get("recorded") == "Asynchronous":
+            world.network.cut(*late)
+            world.objects.status_watchers.remove(hold)
+
+    world.trace(f"FAULT a statement of {leading.process.name} to {primary.instance} will be late")
+    for wire in wires:
+        world.network.cut(*wire)
+    world.hush()
+    world.objects.status_watchers.append(hold)
+    try:
+        await asyncio.sleep(world.shape.degrade_after + 6.0)
+    finally:
+        if hold in world.objects.status_watchers:
+            world.objects.status_watchers.remove(hold)
+    world.kill_operator(leading)
+    for wire in wires:
+        world.network.heal(*wire)
+    await asyncio.sleep(world.rng.uniform(6.0, 14.0))
+    world.network.heal(*late)
+    await asyncio.sleep(3.0)
+
+
 async def rogue(world: World) -> None:
     """Somebody with READ ONLY ADMIN writes on a server that is not the primary."""
     node = aim(world, primary=0.0)
@@ -372,6 +421,8 @@ FAULTS: dict[Fault, int] = {
     stop_applier: 2,
     crash_unapplied: 2,
     crash_all: 2,
+    crash_behind: 4,
+    late_statement: 1,
     rogue: 2,
     break_applier: 1,
     kill_queries: 2,

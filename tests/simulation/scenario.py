@@ -20,6 +20,7 @@ from tests.simulation.people import Reason, ailing, lost, repair
 from tests.simulation.world import Shape, World
 
 ROUNDS = 40
+FIXED_SECONDS = 30.0  # at most that a round lasts whose faults are given
 PLAIN_ODDS = 0.6  # of a round that it has one deadly fault and at most one other
 UNMENDED_ODDS = 0.75  # of a round that the next one begins before all is mended
 BUSY_PAUSE = 0.15  # of a client between two rows, while something breaks
@@ -122,6 +123,8 @@ class Scenario:
             tasks.append(world.loop.spawn(WORLD, fault(world)))  # type: ignore[arg-type]
         spans = ((0.05, 0.5),) if plain else ((0.05, 1.0), (0.5, 4.0), (4.0, 30.0))
         low, high = rng.choices(spans, weights=(5, 4, 1)[: len(spans)])[0]
+        if self.options.faults is not None:
+            high = FIXED_SECONDS
         await asyncio.wait(tasks, timeout=rng.uniform(low, high))
         for task in tasks:
             task.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tests.simulation.loop import Process
 from tests.simulation.mariadb import Server, SqlError, Waiting
@@ -17,6 +17,7 @@ from tests.simulation.volumes import Kind
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+T = TypeVar("T")
 TIMEOUT = (2.0, 12.0)
 RETRY = (0.02, 0.3)
 
@@ -114,6 +115,6 @@ def kill(server: Server, session: object) -> None:
         server.kill_query(found)
 
 
-def _set(future: asyncio.Future[object], value: object) -> None:
+def _set(future: asyncio.Future[T], value: T) -> None:
     if not future.done():
         future.set_result(value)

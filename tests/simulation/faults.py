@@ -107,14 +107,14 @@ async def crash_replica(world: World) -> None:
 async def power(world: World) -> None:
     """A machine loses its power. Sometimes a person sees it and says so."""
     node = aim(world)
-    if not node.is_up:
+    if not world.network.is_up(node.name):
         return
     world.trace(f"FAULT {node.name}: no power")
     node.power_off()
     tainted = False
     if world.rng.random() < 0.6:
         await asyncio.sleep(world.rng.uniform(1.0, 8.0))
-        tainted = not node.is_up
+        tainted = not world.network.is_up(node.name)
         if tainted:
             world.trace(f"FAULT {node.name}: tainted out-of-service")
             world.objects.merge(NODE, node.name, {"spec": OFF})
@@ -122,7 +122,7 @@ async def power(world: World) -> None:
     if tainted:
         world.objects.merge(NODE, node.name, {"spec": {"taints": []}})
         await asyncio.sleep(0.5)
-    if not node.is_up:
+    if not world.network.is_up(node.name):
         world.trace(f"FAULT {node.name}: power is back")
         node.power_on()
 
@@ -466,6 +466,3 @@ def mend(world: World) -> None:
         operator.client.before_status = operator.client.after_status = None
         operator.watch_delay = (0.001, 0.03)
         operator.thaw()
-
-
-

@@ -44,7 +44,9 @@ class Judge:
     counts: Counts = field(default_factory=Counts)
     status: Manifest = field(default_factory=dict)
     by_policy: bool = False  # somebody was promoted without proof or witness, because Promote accepts it
-    excused: set[str] = field(default_factory=set)  # server starts that were replaced while they may have lived
+    excused: set[str] = field(
+        default_factory=set
+    )  # server starts that were replaced while they may have lived
 
     # --- what servers do ---
 
@@ -109,7 +111,8 @@ class Judge:
 
     def _held_elsewhere(self, transaction: Transaction, volume: Volume) -> bool:
         return any(
-            transaction in node.volume.held or (node.volume is not volume and transaction in node.volume.relay)
+            transaction in node.volume.held
+            or (node.volume is not volume and transaction in node.volume.relay)
             for node in self.world.nodes
         )
 
@@ -215,7 +218,9 @@ class Judge:
                 if node.server.sql_running and last is not None and last.sequence > each.sequence
             ]
             if foreign:
-                raise Violation(f"4: {node.instance} goes on replicating with {_some(foreign)}, which the primary lacks")
+                raise Violation(
+                    f"4: {node.instance} goes on replicating with {_some(foreign)}, which the primary lacks"
+                )
         self._prune(primary.volume)
 
     def _prune(self, volume: Volume) -> None:

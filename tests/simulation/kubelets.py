@@ -159,7 +159,10 @@ class Node:
         patch = {"spec": {"nodeName": self.name}, "status": status}
         try:
             self.world.objects.merge(
-                POD, self.instance, {"metadata": {"uid": pod["metadata"]["uid"]}, **patch}, self.world.namespace
+                POD,
+                self.instance,
+                {"metadata": {"uid": pod["metadata"]["uid"]}, **patch},
+                self.world.namespace,
             )
         except NotFound:
             return

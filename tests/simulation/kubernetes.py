@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from mariadb_operator.kube.client import KubeClient
 from mariadb_operator.kube.errors import AlreadyExists, Conflict, NotFound
@@ -22,6 +23,7 @@ HOST = "api"
 DEADLINE_SECONDS = 10.0
 STATUS_KINDS = frozenset({"Pod", "Node", "PersistentVolumeClaim", "MariaDBCluster"})
 
+T = TypeVar("T")
 Key = tuple[str, str, str]
 Watcher = Callable[[Kind, str, Manifest], None]
 
@@ -178,7 +180,9 @@ class Client:
         self._network = network
         self._weather = weather
         self._rng = rng
-        self.before_status: Callable[[], None] | None = None  # the process dies before, or after, its next one
+        self.before_status: Callable[[], None] | None = (
+            None  # the process dies before, or after, its next one
+        )
         self.after_status: Callable[[], None] | None = None
 
     def as_client(self) -> KubeClient:
@@ -187,7 +191,9 @@ class Client:
     async def get(
         self, kind: Kind, namespace: str | None, name: str, *, deadline: float | None = None
     ) -> Manifest:
-        return await self._do(lambda: self._objects.get(kind, name, namespace), writes=False, deadline=deadline)
+        return await self._do(
+            lambda: self._objects.get(kind, name, namespace), writes=False, deadline=deadline
+        )
 
     async def create(
         self, manifest: Manifest, *, field_manager: str, deadline: float | None = None
@@ -261,15 +267,13 @@ class Client:
 
         await self._do(act, deadline=deadline)
 
-    async def _do(
-        self, act: Callable[[], Any], *, writes: bool = True, deadline: float | None = None
-    ) -> Any:
+    async def _do(self, act: Callable[[], T], *, writes: bool = True, deadline: float | None = None) -> T:
         """A request and its reply; either may be lost."""
         weather, rng, host = self._weather, self._rng, self._process.host
         if not weather.up:
             await asyncio.sleep(self._network.delay())
             raise Transient("no connection to the API server")
-        reply: asyncio.Future[Any] = self._loop.create_future()
+        reply: asyncio.Future[T] = self._loop.create_future()
         seconds = DEADLINE_SECONDS if deadline is None else deadline
         self._network.send(host, HOST, self._arrive, act, reply, rng.random(), writes)
         try:
@@ -279,9 +283,7 @@ class Client:
             lost: type[OperatorError] = Uncertain if writes else Transient
             raise lost(f"no reply within {seconds:.1f} s") from error
 
-    def _arrive(
-        self, act: Callable[[], Any], reply: asyncio.Future[Any], luck: float, writes: bool
-    ) -> None:
+    def _arrive(self, act: Callable[[], Any], reply: asyncio.Future[Any], luck: float, writes: bool) -> None:
         weather = self._weather
         if not weather.up:
             return
@@ -290,7 +292,7 @@ class Client:
             self._loop.in_world(delay, self._arrive, act, reply, -luck, writes)
             return
         luck = abs(luck)
-        answer = lambda outcome: self._network.send(HOST, self._process.host, _settle, reply, outcome)  # noqa: E731
+        answer = partial(self._network.send, HOST, self._process.host, _settle, reply)
         if luck < weather.errors:
             answer(Transient("429 Too Many Requests"))
             return
@@ -298,7 +300,7 @@ class Client:
             answer(Conflict("409: somebody was faster"))
             return
         try:
-            outcome = act()
+            outcome: object = act()
         except OperatorError as error:
             outcome = error
         if writes and luck > 1.0 - weather.lost_replies:

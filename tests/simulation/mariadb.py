@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,7 +52,9 @@ class Surroundings(Protocol):
     loop: SimulatedLoop
     network: Network
     rng: random.Random
-    judge: Witness
+
+    @property
+    def judge(self) -> Witness: ...
 
     def dial(
         self,
@@ -95,9 +97,7 @@ class Stream:
         self.in_flight = True
         batch, end = log[self.cursor :], len(log)
         network = self.source.world.network
-        network.send(
-            self.source.host, self.replica.host, self.replica.deliver, self._arrive, batch, end
-        )
+        network.send(self.source.host, self.replica.host, self.replica.deliver, self._arrive, batch, end)
 
     def _arrive(self, batch: list[Transaction], end: int) -> None:
         replica, source = self.replica, self.source
@@ -115,7 +115,15 @@ class Server:
     """One start of mariadbd on a volume, from boot to death."""
 
     def __init__(
-        self, world: Surroundings, *, name: str, ordinal: int, volume: Volume, address: str, host: str, pod_uid: str
+        self,
+        world: Surroundings,
+        *,
+        name: str,
+        ordinal: int,
+        volume: Volume,
+        address: str,
+        host: str,
+        pod_uid: str,
     ) -> None:
         volume.starts += 1
         volume.in_use = self

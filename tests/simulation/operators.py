@@ -136,7 +136,9 @@ class _Silent:
 
 def _view(situation: Situation, *, image: str, generation: int) -> Observed:
     """What people read is nobody's here."""
-    return Observed(observed_generation=generation, image=image, wanted=situation.intent.replicas, replicas=0, selector="")
+    return Observed(
+        observed_generation=generation, image=image, wanted=situation.intent.replicas, replicas=0, selector=""
+    )
 
 
 class _Complaints(logging.Handler):

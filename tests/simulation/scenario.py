@@ -16,7 +16,7 @@ from tests.simulation.faults import DEADLY, FAULTS, Fault, mend
 from tests.simulation.judge import Counts, Violation
 from tests.simulation.loop import WORLD, NothingLeft
 from tests.simulation.operators import installed
-from tests.simulation.people import Reason, ailing, lost, repair
+from tests.simulation.people import ailing, lost, repair
 from tests.simulation.world import Shape, World
 
 ROUNDS = 40
@@ -102,7 +102,7 @@ class Scenario:
         world = self.world
         until = world.loop.now + self.rng.uniform(0.1, 4.0)
         since = world.loop.now
-        while world.loop.now < until and not self._settled(since):
+        while world.loop.now < until and not self._settled(since):  # noqa: ASYNC110 - virtual time
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _break(self) -> None:
@@ -111,13 +111,17 @@ class Scenario:
         kinds = list(self.options.faults or FAULTS)
         weights = [FAULTS.get(each, 1) for each in kinds]
         plain = rng.random() < PLAIN_ODDS
-        number = rng.choices((0, 1), weights=(2, 1))[0] if plain else rng.choices((1, 2, 3, 4), weights=(4, 4, 2, 1))[0]
+        number = (
+            rng.choices((0, 1), weights=(2, 1))[0]
+            if plain
+            else rng.choices((1, 2, 3, 4), weights=(4, 4, 2, 1))[0]
+        )
         if self.options.faults is not None:
             number = rng.randint(1, len(kinds) + 1)
         chosen = rng.choices(kinds, weights=weights, k=number)
         if self.options.faults is None and (plain or rng.random() < DEADLY_ODDS):
             chosen.insert(rng.randint(0, len(chosen)), rng.choice(DEADLY))
-        tasks = []
+        tasks: list[asyncio.Task[None]] = []
         for fault in chosen:
             await asyncio.sleep(rng.choice((0.0, rng.uniform(0.0, 0.2), rng.uniform(0.0, 1.0))))
             tasks.append(world.loop.spawn(WORLD, fault(world)))  # type: ignore[arg-type]
@@ -130,8 +134,8 @@ class Scenario:
             task.cancel()
         await asyncio.sleep(rng.choice((0.0, 0.0, rng.uniform(0.0, 1.0))))
         for task in tasks:
-            if not task.cancelled() and task.exception() is not None:
-                raise task.exception()  # type: ignore[misc]
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
     async def _come_back(self) -> bool:
         """Everything heals: the cluster serves again, by itself or after a person did what only a person does."""

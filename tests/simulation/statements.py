@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any
@@ -19,7 +19,8 @@ from tests.simulation.volumes import Kind, Source, history_text, parse, text_of
 
 Row = dict[str, Any]
 Wait = Callable[[], bool] | float
-Step = Callable[["Execution"], "Iterator[Wait] | None"]
+Steps = Generator[Wait, None, None]
+Step = Callable[["Execution"], "Steps | None"]
 
 INTERRUPTED = 1969
 NOT_DOING_IT = 1198
@@ -128,7 +129,7 @@ class Execution:
         self.reply(result)
 
 
-def run(steps: tuple[Step, ...], x: Execution) -> Iterator[Wait]:
+def run(steps: tuple[Step, ...], x: Execution) -> Steps:
     rng = x.server.world.rng
     for step in steps:
         waits = step(x)
@@ -190,7 +191,7 @@ def _close(stack: list[_Block]) -> None:
         stack[-1].steps.append(partial(_block, steps, block.handler))
 
 
-def _block(steps: tuple[Step, ...], handler: tuple[Step, ...], x: Execution) -> Iterator[Wait]:
+def _block(steps: tuple[Step, ...], handler: tuple[Step, ...], x: Execution) -> Steps:
     try:
         yield from run(steps, x)
     except SqlError:
@@ -200,7 +201,7 @@ def _block(steps: tuple[Step, ...], handler: tuple[Step, ...], x: Execution) -> 
         raise  # every handler of ours ends with RESIGNAL
 
 
-def _if(condition: Callable[[Execution], bool], steps: tuple[Step, ...], x: Execution) -> Iterator[Wait] | None:
+def _if(condition: Callable[[Execution], bool], steps: tuple[Step, ...], x: Execution) -> Steps | None:
     return run(steps, x) if condition(x) else None
 
 
@@ -228,7 +229,9 @@ CONDITIONS: dict[str, Any] = {
         lambda x, term=int(m[1]): x.server.volume.term > term
     ),
     r"NOT EXISTS \(SELECT 1 FROM mariadb_operator\.term WHERE term = (\d+) AND leader = '(.*)'\)": lambda m: (
-        lambda x, term=int(m[1]), leader=m[2]: (x.server.volume.term, x.server.volume.leader) != (term, leader)
+        lambda x, term=int(m[1]), leader=m[2]: (
+            (x.server.volume.term, x.server.volume.leader) != (term, leader)
+        )
     ),
     r"NOT EXISTS \(SELECT 1 FROM information_schema\.PROCESSLIST WHERE COMMAND = 'Slave_SQL'\)": lambda m: (
         lambda x: not x.server.sql_running
@@ -266,7 +269,7 @@ def _logged(logged: bool, x: Execution) -> None:
     x.session.logged = logged
 
 
-def _read_only(value: bool, x: Execution) -> Iterator[Wait] | None:
+def _read_only(value: bool, x: Execution) -> Steps | None:
     server = x.server
     if not value:
         server.read_only = False
@@ -277,7 +280,7 @@ def _read_only(value: bool, x: Execution) -> Iterator[Wait] | None:
     return _close_writes(server)
 
 
-def _close_writes(server: Server) -> Iterator[Wait]:
+def _close_writes(server: Server) -> Steps:
     yield lambda: not server.waiting  # it hangs while commits wait
     server.read_only = True
 
@@ -290,7 +293,7 @@ def _replica_semi_sync(enabled: bool, x: Execution) -> None:
     x.server.replica_semi_sync = enabled
 
 
-def _stop_slave(io: bool, sql: bool, x: Execution) -> Iterator[Wait] | None:
+def _stop_slave(io: bool, sql: bool, x: Execution) -> Steps | None:
     server = x.server
     if io and server.io_wanted and server.source_is_silent:
         return _stop_slowly(server, sql)
@@ -301,7 +304,7 @@ def _stop_slave(io: bool, sql: bool, x: Execution) -> Iterator[Wait] | None:
     return None
 
 
-def _stop_slowly(server: Server, sql: bool) -> Iterator[Wait]:
+def _stop_slowly(server: Server, sql: bool) -> Steps:
     yield server.world.rng.uniform(1.0, 2.0)
     server.stop_io()
     if sql:
@@ -363,7 +366,7 @@ def _term(term: int, leader: str, x: Execution) -> None:
     volume.term = max(volume.term, term)
 
 
-def _write(x: Execution, kind: Kind, **more: Any) -> Iterator[Wait]:
+def _write(x: Execution, kind: Kind, **more: Any) -> Steps:
     """A logged change of the operator's; privileged, so that read_only does not stop it."""
     outcome: list[SqlError | None] = []
     x.server.write(kind, outcome.append, privileged=True, session=x.session, **more)
@@ -372,28 +375,31 @@ def _write(x: Execution, kind: Kind, **more: Any) -> Iterator[Wait]:
         raise outcome[0]
 
 
-def _create_user(x: Execution) -> Iterator[Wait] | None:
+def _create_user(x: Execution) -> Steps | None:
     return None if x.server.volume.accounts else _write(x, Kind.SETUP)
 
 
-def _epoch(epoch: tuple[int, str, str], x: Execution) -> Iterator[Wait] | None:
+def _epoch(epoch: tuple[int, str, str], x: Execution) -> Steps | None:
     return None if epoch[0] in x.server.volume.epochs else _write(x, Kind.EPOCH, epoch=epoch)
 
 
-def _touch(x: Execution) -> Iterator[Wait] | None:
+def _touch(x: Execution) -> Steps | None:
     return _write(x, Kind.TOUCH) if x.server.volume.epochs else None
 
 
-def _gtid_wait(text: str, seconds: float, x: Execution) -> Iterator[Wait]:
+def _gtid_wait(text: str, seconds: float, x: Execution) -> Steps:
     server, target = x.server, parse(text)
     ended: list[bool] = []
-    server.later(seconds, lambda: (ended.append(True), server.wake()))
+
+    def end() -> None:
+        ended.append(True)
+        server.wake()
+
+    server.later(seconds, end)
 
     def reached() -> bool:
         position = server.volume.slave_position
-        return all(
-            domain in position and position[domain][2] >= place[2] for domain, place in target.items()
-        )
+        return all(domain in position and position[domain][2] >= place[2] for domain, place in target.items())
 
     yield lambda: reached() or bool(ended)
     x.results.append([{"result": 0 if reached() else -1}])
@@ -404,30 +410,32 @@ def _show_replica(x: Execution) -> None:
     if source is None:
         x.results.append([])
         return
-    x.results.append([
-        {
-            "Master_Host": source.host,
-            "Master_Port": source.port,
-            "Master_User": source.user,
-            "Slave_IO_Running": {IoThread.RUNNING: "Yes", IoThread.STOPPED: "No"}.get(
-                server.io_thread, "Connecting"
-            ),
-            "Slave_SQL_Running": "Yes" if server.sql_running else "No",
-            "Gtid_IO_Pos": text_of(server.received) if server.received is not None else "",
-            "Last_IO_Errno": server.io_errno,
-            "Last_IO_Error": "",
-            "Last_SQL_Errno": server.sql_errno,
-            "Last_SQL_Error": "",
-            "Seconds_Behind_Master": 0,
-        }
-    ])
+    x.results.append(
+        [
+            {
+                "Master_Host": source.host,
+                "Master_Port": source.port,
+                "Master_User": source.user,
+                "Slave_IO_Running": {IoThread.RUNNING: "Yes", IoThread.STOPPED: "No"}.get(
+                    server.io_thread, "Connecting"
+                ),
+                "Slave_SQL_Running": "Yes" if server.sql_running else "No",
+                "Gtid_IO_Pos": text_of(server.received) if server.received is not None else "",
+                "Last_IO_Errno": server.io_errno,
+                "Last_IO_Error": "",
+                "Last_SQL_Errno": server.sql_errno,
+                "Last_SQL_Error": "",
+                "Seconds_Behind_Master": 0,
+            }
+        ]
+    )
 
 
 def _positions(x: Execution) -> None:
     volume = x.server.volume
-    x.results.append([
-        {"executed": text_of(volume.executed()), "slave_position": text_of(volume.slave_position)}
-    ])
+    x.results.append(
+        [{"executed": text_of(volume.executed()), "slave_position": text_of(volume.slave_position)}]
+    )
 
 
 def _observe(x: Execution) -> None:
@@ -435,36 +443,40 @@ def _observe(x: Execution) -> None:
     unseen = {each.transaction for each in server.waiting}  # logged, and not committed yet
     epochs = [number for number, transaction in volume.epochs.items() if transaction not in unseen]
     epoch = volume.epochs[max(epochs)].epoch if epochs else None
-    x.results.append([
-        {
-            "server_id": server.server_id,
-            "pid_file": f"/run/{server.incarnation}.pid",
-            "version": "11.8.3-MariaDB",
-            "read_only": int(server.read_only),
-            "history": history_text(volume.state),
-            "executed": text_of(volume.executed()),
-            "slave_position": text_of(volume.slave_position),
-            "source_enabled": int(server.semi_sync),
-            "replica_enabled": int(server.replica_semi_sync),
-            "term": volume.term,
-            "epoch": " ".join(map(str, epoch)) if epoch is not None else None,
-            "locked": ",".join(f"repl_{each}" for each in sorted(volume.locked)) or None,
-            "connected": ",".join(f"repl_{each}" for each in sorted(server.streams)) or None,
-            "semi_sync": json.dumps({
-                "clients": server.clients,
-                "yes_tx": server.acknowledged_count,
-                "no_tx": server.unacknowledged_count,
-                "wait_sessions": len(server.waiting),
-            }),
-        }
-    ])
+    x.results.append(
+        [
+            {
+                "server_id": server.server_id,
+                "pid_file": f"/run/{server.incarnation}.pid",
+                "version": "11.8.3-MariaDB",
+                "read_only": int(server.read_only),
+                "history": history_text(volume.state),
+                "executed": text_of(volume.executed()),
+                "slave_position": text_of(volume.slave_position),
+                "source_enabled": int(server.semi_sync),
+                "replica_enabled": int(server.replica_semi_sync),
+                "term": volume.term,
+                "epoch": " ".join(map(str, epoch)) if epoch is not None else None,
+                "locked": ",".join(f"repl_{each}" for each in sorted(volume.locked)) or None,
+                "connected": ",".join(f"repl_{each}" for each in sorted(server.streams)) or None,
+                "semi_sync": json.dumps(
+                    {
+                        "clients": server.clients,
+                        "yes_tx": server.acknowledged_count,
+                        "no_tx": server.unacknowledged_count,
+                        "wait_sessions": len(server.waiting),
+                    }
+                ),
+            }
+        ]
+    )
 
 
 def _introduce(x: Execution) -> None:
     server = x.server
-    x.results.append([
-        {"server_id": server.server_id, "pid_file": f"/run/{server.incarnation}.pid", "cipher": "TLS"}
-    ])
+    x.results.append(
+        [{"server_id": server.server_id, "pid_file": f"/run/{server.incarnation}.pid", "cipher": "TLS"}]
+    )
 
 
 def _locked_accounts(x: Execution) -> None:
@@ -472,11 +484,13 @@ def _locked_accounts(x: Execution) -> None:
 
 
 def _sessions(user: str, x: Execution) -> None:
-    x.results.append([
-        {"ID": each.identity, "USER": each.user, "waiting": each.waits_for_acknowledgement}
-        for each in x.server.sessions.values()
-        if each.user == user
-    ])
+    x.results.append(
+        [
+            {"ID": each.identity, "USER": each.user, "waiting": each.waits_for_acknowledgement}
+            for each in x.server.sessions.values()
+            if each.user == user
+        ]
+    )
 
 
 def _admins(x: Execution) -> None:
@@ -488,14 +502,24 @@ def _change(m: re.Match[str]) -> Step:
 
 
 STATEMENTS: dict[str, Callable[[re.Match[str]], Step]] = {
-    r"SELECT @@global\.server_id AS server_id, @@global\.pid_file AS pid_file, @@global\.version .*": lambda m: _observe,
+    r"SELECT @@global\.server_id AS server_id, @@global\.pid_file AS pid_file, @@global\.version .*": lambda m: (
+        _observe
+    ),
     r"SHOW ALL SLAVES STATUS": lambda m: _show_replica,
-    r"SELECT @@global\.gtid_binlog_pos AS executed, @@global\.gtid_slave_pos AS slave_position": lambda m: _positions,
-    r"SELECT @@global\.server_id AS server_id, @@global\.pid_file AS pid_file, \(SELECT .*cipher": lambda m: _introduce,
-    r"SET SESSION autocommit = 1, .*max_statement_time = ([\d.]+).*": lambda m: partial(_session, float(m[1])),
+    r"SELECT @@global\.gtid_binlog_pos AS executed, @@global\.gtid_slave_pos AS slave_position": lambda m: (
+        _positions
+    ),
+    r"SELECT @@global\.server_id AS server_id, @@global\.pid_file AS pid_file, \(SELECT .*cipher": lambda m: (
+        _introduce
+    ),
+    r"SET SESSION autocommit = 1, .*max_statement_time = ([\d.]+).*": lambda m: partial(
+        _session, float(m[1])
+    ),
     r"SET SESSION max_statement_time = ([\d.]+)": lambda m: partial(_session, float(m[1])),
     r"SET SESSION sql_log_bin = (\d)": lambda m: partial(_logged, m[1] == "1"),
-    r"SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = (\d+), MESSAGE_TEXT = '.*'": lambda m: partial(_signal, int(m[1])),
+    r"SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = (\d+), MESSAGE_TEXT = '.*'": lambda m: partial(
+        _signal, int(m[1])
+    ),
     r"SET GLOBAL read_only = (\d)": lambda m: partial(_read_only, m[1] == "1"),
     r"SET GLOBAL rpl_semi_sync_master_enabled = (ON|OFF)": lambda m: partial(_semi_sync, m[1] == "ON"),
     r"SET GLOBAL rpl_semi_sync_slave_enabled = (ON|OFF)": lambda m: partial(_replica_semi_sync, m[1] == "ON"),
@@ -510,15 +534,15 @@ STATEMENTS: dict[str, Callable[[re.Match[str]], Step]] = {
     r"ALTER USER repl_(\d)@'%' ACCOUNT (LOCK|UNLOCK)": lambda m: partial(_lock, int(m[1]), m[2] == "LOCK"),
     r"KILL CONNECTION USER repl_(\d)@'%'": lambda m: partial(_kill_user, int(m[1])),
     r"KILL CONNECTION (\d+)": lambda m: partial(_kill, int(m[1])),
-    r"INSERT INTO mariadb_operator\.term \(id, term, leader\) VALUES \(1, (\d+), '([^']*)'\) .*": lambda m: partial(
-        _term, int(m[1]), m[2]
+    r"INSERT INTO mariadb_operator\.term \(id, term, leader\) VALUES \(1, (\d+), '([^']*)'\) .*": lambda m: (
+        partial(_term, int(m[1]), m[2])
     ),
-    r"INSERT IGNORE INTO mariadb_operator\.epoch .*VALUES \((\d+), '([^']*)', '([^']*)', .*": lambda m: partial(
-        _epoch, (int(m[1]), m[2], m[3])
+    r"INSERT IGNORE INTO mariadb_operator\.epoch .*VALUES \((\d+), '([^']*)', '([^']*)', .*": lambda m: (
+        partial(_epoch, (int(m[1]), m[2], m[3]))
     ),
     r"UPDATE mariadb_operator\.epoch SET at = .*": lambda m: _touch,
-    r"SET STATEMENT max_statement_time = 0 FOR SELECT MASTER_GTID_WAIT\('(.*)', ([\d.]+)\) AS result": lambda m: partial(
-        _gtid_wait, m[1], float(m[2])
+    r"SET STATEMENT max_statement_time = 0 FOR SELECT MASTER_GTID_WAIT\('(.*)', ([\d.]+)\) AS result": lambda m: (
+        partial(_gtid_wait, m[1], float(m[2]))
     ),
     r"SELECT account FROM mariadb_operator\.locked_accounts": lambda m: _locked_accounts,
     r"SELECT account FROM mariadb_operator\.read_only_admins .*": lambda m: _admins,

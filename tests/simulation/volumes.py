@@ -33,7 +33,9 @@ class Transaction:
     row: str = ""
     epoch: tuple[int, str, str] | None = None  # number, cluster, primary
     rogue: bool = False  # written by a person
-    errant: bool = False  # in no primary's history: written where none was open, or left behind by a promotion
+    errant: bool = (
+        False  # in no primary's history: written where none was open, or left behind by a promotion
+    )
 
     @property
     def place(self) -> Place:

@@ -96,7 +96,9 @@ class Wire:
         reply: asyncio.Future[list[list[Row]]] = self._loop.create_future()
         self._reply = reply
         answer = partial(self._world.network.send, session.server.host, self._host, _settle, reply)
-        self._world.network.send(self._host, session.server.host, session.server.deliver, _start, session, sql, answer)
+        self._world.network.send(
+            self._host, session.server.host, session.server.deliver, _start, session, sql, answer
+        )
         if not session.server.alive:
             # Nobody is there to receive it: the kernel says so, if there is still one.
             self._world.network.send(session.server.host, self._host, self._broken)

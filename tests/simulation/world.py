@@ -6,6 +6,7 @@ node's Sandbox (kubelets.py) with hosts of their own in the network. Not for wha
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class World:
     def __init__(self, seed: int, shape: Shape) -> None:
         self.rng = random.Random(seed)
         self.shape = shape
-        self.loop = SimulatedLoop()
+        self.loop = SimulatedLoop()  # type: ignore[abstract]  # asyncio's own has no such methods either
         self.network = Network(self.loop, self.rng)
         self.weather = Weather()
         self.objects = Objects(self.rng)
@@ -75,9 +76,11 @@ class World:
         self._operators_made = 0
         self.nodes = [Node(self, ordinal=n, instance=f"{NAME}-{n}") for n in range(shape.replicas)]
         self.clients = [
-            Client(self, number, pause=shape.pause, kills=shape.drivers_kill) for number in range(shape.clients)
+            Client(self, number, pause=shape.pause, kills=shape.drivers_kill)
+            for number in range(shape.clients)
         ]
         self.operators: list[OperatorProcess] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -86,18 +89,20 @@ class World:
             manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}, "spec": {}}
             self.objects.create(manifest)
             self.objects.merge(NODE, node.name, {"status": ready})
-        self.objects.create({
-            "apiVersion": MARIADB_CLUSTER.api_version,
-            "kind": MARIADB_CLUSTER.kind,
-            "metadata": {"name": NAME, "namespace": NAMESPACE},
-            "spec": self.shape.spec(),
-        })
+        self.objects.create(
+            {
+                "apiVersion": MARIADB_CLUSTER.api_version,
+                "kind": MARIADB_CLUSTER.kind,
+                "metadata": {"name": NAME, "namespace": NAMESPACE},
+                "spec": self.shape.spec(),
+            }
+        )
         self.objects.watchers.append(self._changed)
         self.objects.status_watchers.append(self.judge.status_written)
         for slot in range(self.shape.operators):
             self.start_operator(slot)
         for client in self.clients:
-            self.loop.spawn(client.process, client.run(), name=client.process.name)
+            self.tasks.append(self.loop.spawn(client.process, client.run(), name=client.process.name))
         self.loop.in_world(NODE_CONTROLLER_SECONDS, self._watch_nodes)
 
     def trace(self, text: str) -> None:

@@ -31,6 +31,7 @@ nox.options.sessions = [
     "lint",
     "types",
     "unit",
+    "simulate",
     "unit-3.13",
     "integration",
     "e2e",
@@ -92,6 +93,19 @@ def unit(session: nox.Session) -> None:
     """What needs no server: the machine, the models, the builders, against simulated neighbours."""
     install(session)
     pytest(session, "tests/unit", *PARALLEL)
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Failovers under random faults in a simulated world, and broken rules that have to be found in it.
+
+    `-- --seeds N` plays so many other seeds and no tests, `-- --seed N` one, with its story.
+    """
+    install(session)
+    seeds = session.posargs or ["--seeds", "40"]
+    if not session.posargs:
+        session.run("python", "-m", "pytest", "tests/simulation", "--numprocesses=2", "--dist=worksteal")
+    session.run("python", "-m", "tests.simulation", *seeds)
 
 
 @nox.session(name="unit-3.13")

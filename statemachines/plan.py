@@ -290,11 +290,14 @@ def _permit(s: Situation) -> Iterator[e.Effect]:
 def _kill(s: Situation) -> Iterator[e.Effect]:
     """End the old primary where that is not proven yet: through its kubelet, or by a successor on its volume's lock."""
     primary = _facts(s, s.record.primary)
-    if primary is None or g.death_proven(s) or primary.at_hand is not None:
+    if primary is None:
         return
     if primary.pod is None:
+        # Also when it is proven dead: where nobody else is fit, it comes back with what it has.
         if primary.volume is not Volume.ABSENT and (member := s.record.member(primary.name)) is not None:
             yield _ensure(s, member)
+    elif g.death_proven(s) or primary.at_hand is not None:
+        return
     elif primary.pod.uid != s.record.primary_pod or primary.pod.deleting:
         return  # a successor: its answer is the proof; or the kubelet was asked already
     elif primary.probe.reach is Reach.SILENT and g.silence_confirmed(s):

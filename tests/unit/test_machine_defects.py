@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from statemachines import bookkeeping, detection, durability, election, guards, members, updates, witnesses
-from statemachines.effects import DeleteVolume, Equalise, RaiseTerm
+from statemachines.effects import DeleteVolume, EnsureInstance, Equalise, RaiseTerm
 from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact
 from statemachines.gtid import Gtid, History, Position
 from statemachines.plan import plan
@@ -215,3 +215,12 @@ def test_a_position_read_in_the_look_that_showed_semi_sync_on_does_not_end_the_p
     for seen, ended in ((NOW, False), (NOW - 1.0, True)):
         facts = snapshot(instance(0, acknowledged_at=seen), instance(1), instance(2))
         assert durability.acknowledgement_seen(situation(facts=facts, known=known)) is ended
+
+
+def test_a_dead_primary_whose_pod_is_gone_is_made_again_while_a_failover_looks_for_others() -> None:
+    """Found by the simulation: under Promote, with nobody fit, it went from failover to failover for ever."""
+    gone = instance(0, pod=None, ended_pods=frozenset({"pod-0"}), **met(Reach.SILENT, pod_uid=""))
+    known = record(state=State.FENCING, operation=operation(proven=True), primary_ended=True)
+    facts = snapshot(gone, instance(1), instance(2), operation_since=NOW - 1.0)
+    made = [each for each in plan(situation(facts=facts, known=known)) if isinstance(each, EnsureInstance)]
+    assert made == [EnsureInstance("db-0", 0, "")]

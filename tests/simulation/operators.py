@@ -172,7 +172,7 @@ def _pod_fact(pod: Manifest) -> PodFact:
 def installed(bugs: list[BaseException]) -> Iterator[None]:
     """The seams of this process are the simulated ones; `bugs` takes what the operator logs as errors."""
     places: tuple[tuple[Any, str, Any], ...] = (
-        (connection, "_Wire", Wire),
+        (connection, "_TlsWire", Wire),
         (performer, "ObjectKeeper", _Keeper),
         (premises, "read_credentials", lambda *_, **__: CREDENTIALS),
         (session, "Journal", _Silent),

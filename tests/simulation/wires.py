@@ -25,7 +25,7 @@ CLOSING_SECONDS = 0.01  # the goodbye arrives after what was said before it
 
 
 class Wire:
-    """Stands in for mariadb_operator.sql.connection._Wire."""
+    """Stands in for mariadb_operator.sql.connection._TlsWire."""
 
     def __init__(self, *, host: str, user: str, **_: object) -> None:
         self.process: Process = current_process()

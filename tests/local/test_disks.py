@@ -164,11 +164,15 @@ def test_a_read_only_disk_refuses_who_has_a_file_open_and_is_mended_without_him(
         (root / "new").write_text("more")
     assert refused.value.errno == errno.EROFS
     kept = (root / "begun").read_bytes()
-    with subprocess.Popen(
+    reader = subprocess.Popen(
         inside(machine, "unshare", "--mount", "sh", "-c", f"exec sleep 600 < {VOLUMES}/{disk.name}/begun")
-    ) as reader:
+    )
+    try:
         heal(machine, disk)
         assert reader.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        reader.kill()
+        reader.wait()
     assert disk.fault() is None
     assert (root / "begun").read_bytes().startswith(kept[: -len(b"line\n")])
     (root / "new").write_text("more")

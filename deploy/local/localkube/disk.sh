@@ -46,7 +46,7 @@ mount_image() {
         return
     fi
     # Nobody but root can write where a volume should be and is not.
-    [ -d "$volumes/$1" ] || mkdir -m 0 -p "$volumes/$1"
+    [ -d "$volumes/$1" ] || mkdir -m 0 "$volumes/$1"
     if ! mount -t ext4 -o "$options" "$images/$1.img" "$volumes/$1"; then
         # Where /dev is not the kernel's own, as in a container, new loop devices have no file in it.
         provide_files
@@ -90,7 +90,7 @@ volume=${2:-}
 # The provisioner says where the volume's folder is, not what it is called.
 volume=${volume##*/}
 [ -n "$volume" ] || [ "$verb" = attach-all ] || usage
-[ -d "$images" ] || mkdir -p "$images"
+mkdir -p "$images" "$volumes"
 if [ "$verb" != attach-all ]; then
     # One at a time: a heal and the provisioner may be at the same volume.
     exec 9<"$images"
@@ -98,7 +98,7 @@ if [ "$verb" != attach-all ]; then
 fi
 case $verb in
     make) make "$volume" "$3" ;;
-    make-folder) mkdir -m 0777 -p "$volumes/$volume" ;;
+    make-folder) [ -d "$volumes/$volume" ] || mkdir -m 0777 "$volumes/$volume" ;;
     remove) remove "$volume" ;;
     attach) attach "$volume" ;;
     attach-all) attach_all ;;

@@ -16,6 +16,7 @@ options=loop,barrier=0,noinit_itable,errors=remount-ro
 
 usage() {
     echo "usage: disk.sh make VOLUME BYTES | make-folder VOLUME | remove VOLUME | attach VOLUME | attach-all" >&2
+    echo "       disk.sh try FOLDER   (changes nothing outside, in a mount namespace of its own)" >&2
     exit 2
 }
 
@@ -24,13 +25,16 @@ make() {
         size=$((($2 + megabyte - 1) / megabyte))
         [ "$size" -ge "$least_megabytes" ] || size=$least_megabytes
         [ ! -e "$images/$1.unfinished" ] || rm "$images/$1.unfinished"
-        # The holes of the file are zeros already.
-        mkfs.ext4 -q -F -b 4096 -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard \
-            "$images/$1.unfinished" "${size}M" >/dev/null
+        format "$images/$1.unfinished" "$size"
         mv "$images/$1.unfinished" "$images/$1.img"
     fi
     mount_image "$1"
     chmod 0777 "$volumes/$1"
+}
+
+format() {
+    # The holes of the file are zeros already.
+    mkfs.ext4 -q -F -b 4096 -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard "$1" "${2}M" >/dev/null
 }
 
 attach() {
@@ -47,15 +51,19 @@ mount_image() {
     fi
     # Nobody but root can write where a volume should be and is not.
     [ -d "$volumes/$1" ] || mkdir -m 0 "$volumes/$1"
-    if ! mount -t ext4 -o "$options" "$images/$1.img" "$volumes/$1"; then
-        # Where /dev is not the kernel's own, as in a container, new loop devices have no file in it.
-        provide_files
-        mount -t ext4 -o "$options" "$images/$1.img" "$volumes/$1"
-    fi
+    mount_file "$images/$1.img" "$volumes/$1"
     # MariaDB would take it for a database.
     [ ! -d "$volumes/$1/lost+found" ] || rmdir --ignore-fail-on-non-empty "$volumes/$1/lost+found"
     # Without a second copy of everything in memory; not every file system below can do that.
     losetup --direct-io=on "$(losetup --noheadings --output=NAME --associated="$images/$1.img")" 2>/dev/null || :
+}
+
+mount_file() {
+    if ! mount -t ext4 -o "$options" "$1" "$2"; then
+        # Where /dev is not the kernel's own, as in a container, new loop devices have no file in it.
+        provide_files
+        mount -t ext4 -o "$options" "$1" "$2"
+    fi
 }
 
 provide_files() {
@@ -86,6 +94,12 @@ remove() {
 
 [ $# -gt 0 ] || usage
 verb=$1
+if [ "$verb" = try ]; then
+    mkdir "$2/mount"
+    format "$2/image" "$least_megabytes"
+    mount_file "$2/image" "$2/mount"
+    exit
+fi
 volume=${2:-}
 # The provisioner says where the volume's folder is, not what it is called.
 volume=${volume##*/}

@@ -176,13 +176,9 @@ def wait_detached(found: Iterable[Disk]) -> None:
 
 
 def problem(folder: Path) -> str | None:
-    """Why volumes can't be file systems of their own here, or None; tried in `folder`, which is there."""
-    script = (
-        'truncate --size=16M "$1/image" && mkfs.ext4 -q -F "$1/image" && mkdir "$1/mount" && '
-        'mount -t ext4 -o loop "$1/image" "$1/mount"'
-    )
+    """Why volumes can't be file systems of their own here, or None; tried in `folder`, which is there and empty."""
     try:
-        run(["unshare", "--mount", "sh", "-c", script, "sh", str(folder)])
+        run(["unshare", "--mount", "sh", str(PROGRAM), "try", str(folder)])
     except LocalClusterError as error:
         return str(error)
     return None

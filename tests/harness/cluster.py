@@ -323,6 +323,12 @@ class Cluster:
         with faults.node_fault(self.kube, self.local, fault, node):
             yield
 
+    @contextmanager
+    def disk_fault(self, fault: str, instance: str) -> Iterator[None]:
+        """An instance's volume full (`fill`), broken (`readonly`) or hanging (`freeze`), whole again at the end."""
+        with faults.disk_fault(self.local, fault, faults.volume_of(self.kube, self.namespace, instance)):
+            yield
+
     # --- looking ------------------------------------------------------------------------------------------------
 
     def sql(self, instance: str, statement: str, *, seconds: float = 60) -> list[list[str]]:

@@ -46,6 +46,39 @@ def links_cut(local: Local | None, node: str, others: Sequence[str]) -> Iterator
 
 
 @contextmanager
+def disk_fault(local: Local | None, fault: str, volume: str) -> Iterator[None]:
+    """A volume that is full (`fill`), has become read-only by an error (`readonly`), or whose writes hang (`freeze`).
+
+    The end of `readonly` ends the containers that use the volume, as nobody can have the file system that failed: their
+    Pod lives on with new ones.
+    """
+    if local is None:
+        raise HarnessError("disk faults need the local cluster")
+    try:
+        local.disk(fault, volume)
+        yield
+    finally:
+        local.disk("heal", volume)
+
+
+def volume_of(kube: Kube, namespace: str, pod: str) -> str:
+    """The name of the PersistentVolume that the Pod writes to; it has to have exactly one."""
+    found = kube.get("pods", pod, namespace)
+    if found is None:
+        raise HarnessError(f"the Pod {pod} is not there")
+    (claim,) = [
+        each["persistentVolumeClaim"]["claimName"]
+        for each in found["spec"]["volumes"]
+        if "persistentVolumeClaim" in each
+    ]
+    bound = kube.get("persistentvolumeclaims", claim, namespace)
+    volume = (bound or {}).get("spec", {}).get("volumeName")
+    if not volume:
+        raise HarnessError(f"the claim {claim} of {pod} has no volume")
+    return str(volume)
+
+
+@contextmanager
 def api_server_away(local: Local) -> Iterator[None]:
     """No API server."""
     try:

@@ -73,12 +73,16 @@ class Local:
         """`cut` or `heal` the link between two machines."""
         self._run("link", fault, left, right)
 
+    def disk(self, fault: str, volume: str) -> None:
+        """`fill`, `freeze` or `heal` a PersistentVolume, or make it `readonly`."""
+        self._run("disk", fault, volume)
+
     def control(self, what: str) -> None:
         """`stop` or `start` the API server."""
         self._run("control", what)
 
     def repair(self) -> None:
-        """Every machine on, every link whole, the API server up: undoes what an interrupted run left."""
+        """Every machine on, every disk and link whole, the API server up: undoes what an interrupted run left."""
         self._run("up", seconds=REPAIR_SECONDS)
 
     def boot_id(self, node: str) -> str:

@@ -17,18 +17,15 @@ from pathlib import Path
 
 import pytest
 from localkube.addresses import CONTROL, NODES, Addresses
-from localkube.errors import LocalClusterError
-from localkube.network import check_range
 
 from tests.harness.kube import wait_for
-from tests.harness.local import ROOT, STATE_ROOT, Local, cache_folder
+from tests.harness.local import STATE_ROOT, Local
+from tests.local.clusters import SECONDS, command, free_names, kubectl, local, ready_nodes
 from tests.local.traces import Inhabitants, command_of, mentions, name_of, traces
 from tests.local.wire import listening
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes machines")
 
-NAMES = ("test-a", "test-b", "test-c", "test-d")
-SECONDS = 300
 SERVICES = {
     "etcd",
     "kube-apiserver",
@@ -49,34 +46,6 @@ for address in sys.argv[1:]:
     except OSError:
         pass
 """
-
-
-def command(*arguments: str, name: str) -> list[str]:
-    return [sys.executable, str(ROOT / "deploy/local"), *arguments, "--name", name]
-
-
-def local(*arguments: str, name: str) -> str:
-    done = subprocess.run(
-        command(*arguments, name=name), capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def kubectl(name: str, *arguments: str) -> str:
-    (program,) = cache_folder().glob("programs/kubernetes-*/kubectl")
-    whole = [str(program), f"--kubeconfig={cache_folder()}/{name}.kubeconfig", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-def ready_nodes(name: str) -> set[str]:
-    nodes = json.loads(kubectl(name, "get", "nodes", "--output=json"))["items"]
-    return {
-        node["metadata"]["name"]
-        for node in nodes
-        for condition in node["status"]["conditions"]
-        if condition["type"] == "Ready" and condition["status"] == "True"
-    }
 
 
 def wires(cluster: Local, node: str) -> set[str]:
@@ -108,22 +77,9 @@ def has_kubelets(name: str) -> bool:
     return any("kubelet --config" in command_of(process) for process, _ in Inhabitants().look(name))
 
 
-def is_free(name: str) -> bool:
-    """No other cluster's range, which its name gave it by chance, is in the way."""
-    try:
-        check_range(Addresses(name))
-    except LocalClusterError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def names() -> tuple[str, str]:
-    """Of two clusters for which there is room beside those of the machine's user."""
-    for name in NAMES:
-        if (STATE_ROOT / name).exists():
-            local("down", name=name)
-    first, second, *_ = filter(is_free, NAMES)
+    first, second, *_ = free_names()
     return first, second
 
 

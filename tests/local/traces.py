@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from localkube.disks import attached
+
 from tests.harness.local import STATE_ROOT, cache_folder
 
 _OTHERS = re.compile(r"\bmdb\b|docker|\bveth|mariadb-operator-engine|\bbr-")
@@ -30,6 +32,7 @@ def traces() -> dict[str, set[str]]:
         "routing rules": lambda: (json.dumps(rule) for rule in _ip("rule", "show")),
         "firewall": _firewall,
         "mounts": _mounts,
+        "disks": _disks,
         "cgroups": _cgroups,
         "state": lambda: _names(STATE_ROOT),
         "kubeconfigs": lambda: (path.name for path in cache_folder().glob("*.kubeconfig")),
@@ -107,6 +110,13 @@ def _mounts() -> Iterator[str]:
     points = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     # The first `ip netns add` of a machine's life makes this one, and leaves it.
     return iter(points - {"/run/netns"})
+
+
+def _disks() -> Iterator[str]:
+    """Files of volumes that the kernel has open as devices; they do not name their cluster."""
+    found = [name for name in attached() if name.startswith("pvc-")]
+    others = {path.name for path in STATE_ROOT.glob("mdb/*/var/disks/*")}
+    return (name for name in found if name not in others)
 
 
 def _cgroups() -> Iterator[str]:

@@ -6,10 +6,11 @@ import json
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from localkube import certificates, manifests, services
 from localkube.addresses import NODES, Addresses
-from localkube.machine import Machine, Service
+from localkube.machine import DISK_PROGRAM, Machine, Service
 from localkube.programs import BUILT, KUBERNETES
 
 ADDRESSES = Addresses("mdb")
@@ -67,14 +68,22 @@ def test_only_kubelets_are_in_the_nodes_group(tmp_path: Path) -> None:
 
 
 def test_volumes_wait_for_their_pod_and_the_storage_class_is_the_default() -> None:
-    objects = list(yaml.safe_load_all(manifests.render(ADDRESSES)))
+    objects = list(yaml.safe_load_all(manifests.render(ADDRESSES, own_disks=True)))
     (storage_class,) = [found for found in objects if found["kind"] == "StorageClass"]
     assert storage_class["volumeBindingMode"] == "WaitForFirstConsumer"
     assert storage_class["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"
 
 
+@pytest.mark.parametrize(("own_disks", "verb"), [(True, "make"), (False, "make-folder")])
+def test_volumes_are_folders_where_they_can_not_be_file_systems(own_disks: bool, verb: str) -> None:
+    objects = manifests.storage(own_disks=own_disks)
+    (scripts,) = [found["data"] for found in objects if found["kind"] == "ConfigMap"]
+    assert f"{DISK_PROGRAM} {verb} " in scripts["setup"]
+    assert f"{DISK_PROGRAM} remove " in scripts["teardown"]
+
+
 def test_pods_ask_the_name_service_where_it_is(tmp_path: Path) -> None:
-    objects = list(yaml.safe_load_all(manifests.render(ADDRESSES)))
+    objects = list(yaml.safe_load_all(manifests.render(ADDRESSES, own_disks=True)))
     (service,) = [found for found in objects if found["kind"] == "Service"]
     files = services.node_files(ADDRESSES, "node1", tokens=tokens(tmp_path), cgroup="/x")
     kubelet = json.loads(files["lib/kubernetes/kubelet.json"])

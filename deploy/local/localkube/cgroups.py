@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from localkube import processes
 from localkube.errors import LocalClusterError
 
 # What the kubelet asks for, beside v1's devices; it takes hugetlb where the kernel has it.
@@ -94,7 +93,7 @@ def _remove(path: Path) -> None:
                 f"the kernel keeps the cgroup {path}; processes in it: {inside or 'none'}"
             )
         for process in inside:
-            _kill(process)
+            processes.kill(process)
         time.sleep(0.02)
 
 
@@ -113,10 +112,3 @@ def _processes(path: Path) -> list[int]:
         return [int(line) for line in (path / "cgroup.procs").read_text().split()]
     except OSError:
         return []
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -13,12 +13,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from localkube import images, network, preflight, programs, services
-from localkube.addresses import CONTROL, NODES, Addresses, number_of
+from localkube import disks, faults, images, network, preflight, programs
+from localkube.addresses import CONTROL, NODES
 from localkube.archives import Archive
 from localkube.cluster import Cluster
 from localkube.errors import LocalClusterError
-from localkube.layout import layout
+from localkube.faults import Name, cluster_of, existing
 
 app = typer.Typer(
     help="A real Kubernetes on this machine, without a registry.",
@@ -26,18 +26,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-node_app = typer.Typer(help="Faults of a node.", no_args_is_help=True)
-link_app = typer.Typer(
-    help="Faults of the link between two machines (node1..node3, control).", no_args_is_help=True
-)
-control_app = typer.Typer(help="Stop and start the API server.", no_args_is_help=True)
-app.add_typer(node_app, name="node")
-app.add_typer(link_app, name="link")
-app.add_typer(control_app, name="control")
+app.add_typer(faults.node_app, name="node")
+app.add_typer(faults.link_app, name="link")
+app.add_typer(faults.disk_app, name="disk")
+app.add_typer(faults.control_app, name="control")
 
-Name = Annotated[str, typer.Option(help="The cluster's name; its addresses follow from it.")]
-NodeName = Annotated[str, typer.Argument(help="node1, node2 or node3")]
-MachineName = Annotated[str, typer.Argument(help="node1, node2, node3 or control")]
 _console = Console(stderr=True)
 
 
@@ -58,7 +51,7 @@ def up(
     name: Name = "mdb",
 ) -> None:
     """Make the cluster, or bring it back to a whole one; does nothing when all is well."""
-    cluster = _cluster(name)
+    cluster = cluster_of(name)
     _check(cluster)
     started = time.monotonic()
     with cluster.locked():
@@ -87,13 +80,13 @@ def up(
 @app.command()
 def check(name: Name = "mdb") -> None:
     """Say what this machine lacks for `up`; changes nothing, ends with 1 when something is missing."""
-    _check(_cluster(name))
+    _check(cluster_of(name))
 
 
 @app.command("programs")
 def provide_programs(name: Name = "mdb") -> None:
     """Install and build what `up` needs, minutes once; `up` does so by itself, this is for doing it beside others."""
-    cluster = _cluster(name)
+    cluster = cluster_of(name)
     _check(cluster)
     # No cluster is touched, and builds wait for each other.
     _provide_programs(cluster)
@@ -102,7 +95,7 @@ def provide_programs(name: Name = "mdb") -> None:
 @app.command()
 def down(name: Name = "mdb") -> None:
     """Take the cluster away with everything it made; its volumes too."""
-    cluster = _cluster(name)
+    cluster = cluster_of(name)
     preflight.require_root()
     with cluster.locked(), _step(f"Removing {name}"):
         cluster.remove()
@@ -111,7 +104,7 @@ def down(name: Name = "mdb") -> None:
 @app.command()
 def status(name: Name = "mdb") -> None:
     """Show the machines, their faults, and the paths to use; ends with 1 when the cluster is not there."""
-    cluster = _cluster(name)
+    cluster = cluster_of(name)
     preflight.require_root()
     cluster.require()
     print(f"cluster     {name}")
@@ -120,7 +113,10 @@ def status(name: Name = "mdb") -> None:
     print(f"API server  {cluster.addresses.api_url} {'ready' if cluster.api.is_ready() else 'NOT READY'}")
     print(f"logs        {cluster.layout.state}/MACHINE/var/log")
     print(f"enter       nsenter --net=/run/netns/{cluster.addresses.namespace(CONTROL)} COMMAND")
-    Console().print(_machines_table(cluster))
+    console = Console()
+    console.print(_machines_table(cluster))
+    if cluster.disks():
+        console.print(_volumes_table(cluster))
 
 
 @app.command()
@@ -131,7 +127,7 @@ def load_image(
     name: Name = "mdb",
 ) -> None:
     """Put images onto every node; what is there already is left alone."""
-    cluster = _existing(name)
+    cluster = existing(name)
     with cluster.locked(), images.opened(cluster.layout, image) as archives, _step("Loading images") as say:
         cluster.load(archives, say=say)
 
@@ -139,68 +135,10 @@ def load_image(
 @app.command()
 def kubeconfig(name: Name = "mdb") -> None:
     """Print the kubeconfig's path; ends with 1 when there is no such cluster."""
-    cluster = _cluster(name)
+    cluster = cluster_of(name)
     if not cluster.layout.kubeconfig.exists():
         cluster.require()
     print(cluster.layout.kubeconfig)
-
-
-@node_app.command("stop")
-def node_stop(node: NodeName, name: Name = "mdb") -> None:
-    """Power failure: the network goes, then every process at once; the disk stays."""
-    cluster = _existing(name, node)
-    network.cut_node(cluster.addresses, node)
-    cluster.machine(node).power_off()
-
-
-@node_app.command("start")
-def node_start(node: NodeName, name: Name = "mdb") -> None:
-    """Power on again: the node boots and joins."""
-    cluster = _existing(name, node)
-    network.heal_node(cluster.addresses, node)
-    cluster.machine(node).power_on()
-
-
-@node_app.command("cut")
-def node_cut(node: NodeName, name: Name = "mdb") -> None:
-    """Pull the network cable; everything on the node runs on."""
-    cluster = _existing(name, node)
-    network.cut_node(cluster.addresses, node)
-
-
-@node_app.command("heal")
-def node_heal(node: NodeName, name: Name = "mdb") -> None:
-    """Plug the network cable in again."""
-    cluster = _existing(name, node)
-    network.heal_node(cluster.addresses, node)
-
-
-@link_app.command("cut")
-def link_cut(left: MachineName, right: MachineName, name: Name = "mdb") -> None:
-    """Drop every packet between two machines and their pods, both ways."""
-    cluster = _linked(name, left, right)
-    network.cut_link(cluster.addresses, left, right)
-
-
-@link_app.command("heal")
-def link_heal(left: MachineName, right: MachineName, name: Name = "mdb") -> None:
-    """Undo `link cut`."""
-    cluster = _linked(name, left, right)
-    network.heal_link(cluster.addresses, left, right)
-
-
-@control_app.command("stop")
-def control_stop(name: Name = "mdb") -> None:
-    """Kill the API server and keep it stopped."""
-    _existing(name).machine(CONTROL).stop_service(services.API_SERVER)
-
-
-@control_app.command("start")
-def control_start(name: Name = "mdb") -> None:
-    """Start the API server and wait until it is ready."""
-    cluster = _existing(name)
-    cluster.machine(CONTROL).start_service(services.API_SERVER)
-    cluster.api.wait_ready(seconds=60)
 
 
 def _check(cluster: Cluster) -> None:
@@ -213,8 +151,20 @@ def _create(cluster: Cluster, archives: list[Archive]) -> None:
         _console.print(f"[yellow]warning:[/] {warning}", highlight=False, soft_wrap=True)
     with _step("Filling the image store") as say:
         images.fill_store(cluster.layout, archives, say=say)
+    problem = _disk_problem(cluster)
+    if problem is not None:
+        _console.print(
+            f"[yellow]warning:[/] volumes are folders here, and `disk` has nothing to harm: {problem}",
+            highlight=False,
+            soft_wrap=True,
+        )
     with _step("Starting") as say:
-        cluster.create(say=say)
+        cluster.create(own_disks=problem is None, say=say)
+
+
+def _disk_problem(cluster: Cluster) -> str | None:
+    with images.scratch(cluster.layout) as folder:
+        return disks.problem(folder)
 
 
 def _provide_programs(cluster: Cluster) -> None:
@@ -226,28 +176,6 @@ def _provide_programs(cluster: Cluster) -> None:
         if not programs.is_built(group, cluster.layout.programs):
             with _step(f"Building {group.source} {group.version}, minutes once") as say:
                 programs.build(group, cluster.layout.programs, say=say)
-
-
-def _cluster(name: str) -> Cluster:
-    return Cluster(addresses=Addresses(name), layout=layout(name))
-
-
-def _existing(name: str, node: str | None = None) -> Cluster:
-    if node is not None:
-        number_of(node)
-    preflight.require_root()
-    cluster = _cluster(name)
-    cluster.require()
-    return cluster
-
-
-def _linked(name: str, left: str, right: str) -> Cluster:
-    cluster = _existing(name)
-    for machine in (left, right):
-        cluster.machine(machine)
-    if left == right:
-        raise LocalClusterError(f"a link has two ends; both are {left!r}")
-    return cluster
 
 
 def _machines_table(cluster: Cluster) -> Table:
@@ -266,6 +194,14 @@ def _machines_table(cluster: Cluster) -> Table:
             ", ".join(faults) or "ok",
             ("Ready" if machine in ready else "NotReady") if is_node else "",
         )
+    return table
+
+
+def _volumes_table(cluster: Cluster) -> Table:
+    table = Table("volume", "claim", "node", "size", "disk", box=None, pad_edge=False)
+    for node, disk in cluster.disks():
+        state = disk.fault() or ("ok" if disk.device() else "not mounted")
+        table.add_row(disk.volume, disk.claim, node, f"{disk.size // 2**20} MiB", state)
     return table
 
 

@@ -22,6 +22,7 @@ from localkube.addresses import CONTROL, NODES, Addresses
 from localkube.api import ApiServer
 from localkube.archives import Archive
 from localkube.commands import ourselves, run
+from localkube.disks import Disk
 from localkube.errors import LocalClusterError
 from localkube.layout import Layout
 from localkube.machine import Machine
@@ -57,6 +58,35 @@ class Cluster:
         if machine not in (CONTROL, *NODES):
             raise LocalClusterError(f"no machine {machine!r}; there are {', '.join((CONTROL, *NODES))}")
         return Machine(namespace=self.addresses.namespace(machine), folder=self.layout.machine(machine))
+
+    def disks(self) -> list[tuple[str, Disk]]:
+        """Every volume, and the node that it is on."""
+        return [(node, disk) for node in NODES for disk in self.machine(node).disks()]
+
+    def disk(self, wanted: str) -> tuple[str, Disk]:
+        """The node and the volume of this name: NAMESPACE/CLAIM, or that of the PersistentVolume.
+
+        Raises:
+            LocalClusterError: there is none, or there are several of that claim.
+        """
+        found = [(node, disk) for node, disk in self.disks() if wanted in (disk.claim, disk.volume)]
+        if not found:
+            raise LocalClusterError(
+                f"no volume {wanted!r}: NAMESPACE/CLAIM or a PersistentVolume that is a file system of its own; "
+                "`status` shows all there are"
+            )
+        if len(found) > 1:
+            names = ", ".join(disk.volume for _, disk in found)
+            raise LocalClusterError(f"several volumes were made for {wanted}: name one of {names}")
+        return found[0]
+
+    def heal_disk(self, node: str, disk: Disk) -> None:
+        """Undo whatever was done to a volume.
+
+        Raises:
+            LocalClusterError: it is beyond repair.
+        """
+        self.machine(node).heal_disk(disk, starting=services.KUBELET)
 
     def exists(self) -> bool:
         """Whether `up` came to its end and the machine's namespaces are still there."""
@@ -94,8 +124,12 @@ class Cluster:
                     path.rmdir()
             os.close(handle)
 
-    def create(self, *, say: Say) -> None:
+    def create(self, *, own_disks: bool, say: Say) -> None:
         """Make it from nothing; the image store is filled already.
+
+        Args:
+            own_disks: whether each volume is a file system of its own, else a folder.
+            say: told what is being done.
 
         Raises:
             LocalClusterError: a step failed; what was made so far stays, for a look at its logs.
@@ -112,25 +146,27 @@ class Cluster:
         say("API server")
         self.api.wait_ready(seconds=_READY_SECONDS)
         for node in NODES:
-            self.machine(node).start_service("kubelet")
+            self.machine(node).start_service(services.KUBELET)
             self.machine(node).start_service("kube-proxy")
         self.machine(CONTROL).start_service("kube-proxy")
         say("CoreDNS and storage")
         run(
             [str(self.kubectl), f"--kubeconfig={self.layout.kubeconfig}", "apply", "--filename=-"],
-            stdin=manifests.render(self.addresses),
+            stdin=manifests.render(self.addresses, own_disks=own_disks),
         )
         self.machine(CONTROL).start_service(services.PROVISIONER)
         self.wait_ready(say=say)
         self.layout.complete.touch()
 
     def repair(self, *, say: Say) -> None:
-        """Undo what faults did: every machine on, every link whole."""
-        say("machines and links")
+        """Undo what faults did: every machine on, every disk and link whole."""
+        say("machines, disks and links")
         for machine in (CONTROL, *NODES):
             self.machine(machine).power_on()
         self.machine(CONTROL).start_service(services.API_SERVER)
         for number, node in enumerate(NODES):
+            for disk in self.machine(node).disks():
+                self.heal_disk(node, disk)
             network.heal_node(self.addresses, node)
             for other in (CONTROL, *NODES[:number]):
                 network.heal_link(self.addresses, node, other)
@@ -196,7 +232,7 @@ class Cluster:
         shutil.copy2(self.layout.pki / "ca.crt", authority)
         images.seed(self.layout, node)
         # Held until the API server answers: kubelets back off for seconds when it does not.
-        machine.power_on(held=["kubelet", "kube-proxy"])
+        machine.power_on(held=[services.KUBELET, "kube-proxy"])
 
     def _write_kubeconfig(self, tokens: dict[str, str]) -> None:
         authority = base64.b64encode((self.layout.pki / "ca.crt").read_bytes()).decode()

@@ -30,7 +30,23 @@ _BUSYBOX = Path("/bin/busybox")
 # Tools that scripts of helper pods and of our tests use.
 _APPLETS = (
     *("cat", "chmod", "chown", "cp", "date", "df", "du", "echo", "env", "false", "grep", "head", "hostname"),
-    *("id", "ls", "mkdir", "mv", "nc", "nslookup", "ping", "ps", "rm", "sed", "sh", "sleep", "stat", "sync"),
+    *(
+        "id",
+        "ls",
+        "mkdir",
+        "mv",
+        "nc",
+        "nsenter",
+        "nslookup",
+        "ping",
+        "ps",
+        "rm",
+        "sed",
+        "sh",
+        "sleep",
+        "stat",
+        "sync",
+    ),
     *("tail", "test", "timeout", "touch", "tr", "true", "wc", "wget"),
 )
 # Databases of containerd, changed in place: copied, while everything else is only ever added or removed.

@@ -8,22 +8,24 @@ stays. Inside, /var and /run are the machine's own, so that every program can us
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import signal
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from localkube import disks, processes
 from localkube.cgroups import Cgroups
 from localkube.commands import run, succeeds
+from localkube.disks import Disk, Fault
 from localkube.errors import LocalClusterError
+from localkube.processes import eventually
 
 PROGRAMS = Path("/var/lib/programs")
+DISK_PROGRAM = Path("/var/lib/disk.sh")
+VOLUMES = Path("/var/volumes")
 
 _FIRST_PROCESS = """\
 #!/bin/sh
@@ -37,6 +39,7 @@ mount --rbind "$machine/var" /var
 mount --make-rshared /
 hostname {hostname}
 cd /
+/bin/sh {disk_program} attach-all
 
 service() {{
     name=$1
@@ -94,11 +97,13 @@ class Machine:
         """Write the machine's first process; the machine stays off."""
         for folder in ("var/log", "var/tmp", f"var/{PROGRAMS.relative_to('/var')}", "run"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(disks.PROGRAM, self.var / DISK_PROGRAM.relative_to("/var"))
         script = _FIRST_PROCESS.format(
             hostname=self.namespace,
             folder=shlex.quote(str(self.folder)),
             programs=shlex.quote(str(programs)),
             inside="/" + str(PROGRAMS.relative_to("/var")),
+            disk_program=DISK_PROGRAM,
             services="\n".join(_line(service) for service in services),
         )
         self._script.write_text(script)
@@ -111,35 +116,43 @@ class Machine:
         """
         if self.is_on():
             return
+        # It may have died by other means than this, which sees to its disks.
+        self.power_off()
         self._clean_before_boot()
         for name in held:
             self._stopped(name).touch()
         with (self.folder / "console.log").open("ab") as console:
-            subprocess.Popen(
+            # Nobody's child: it outlives whoever starts it.
+            subprocess.run(
                 [
-                    *("nsenter", f"--net=/run/netns/{self.namespace}"),
+                    *("setsid", "--fork", "nsenter", f"--net=/run/netns/{self.namespace}"),
                     *("unshare", "--mount", "--uts", "--pid", "--fork", "--mount-proc"),
                     *("/bin/sh", str(self._script)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
                 env=_clean_environment(),
+                check=True,
             )
-        if not _eventually((self.run / "services/on").exists, seconds=60):
+        if not eventually((self.run / "services/on").exists, seconds=60):
             raise LocalClusterError(f"{self.namespace} does not boot; see {self.folder}/console.log")
 
     def power_off(self) -> None:
         """Kill everything that runs in it, at once. No error when it is off.
 
         Raises:
-            LocalClusterError: the kernel did not end a process within 30 s.
+            LocalClusterError: the kernel did not end a process, or let go of a disk, within 30 s.
         """
         for process in self._processes():
-            _kill(process)
-        if not _eventually(lambda: not self._processes(), seconds=30):
+            processes.kill(process)
+        # Who hangs in a write is dead once that goes on.
+        for disk in self.disks():
+            if disk.fault() is Fault.FREEZE:
+                disk.thaw()
+        if not eventually(lambda: not self._processes(), seconds=30):
             raise LocalClusterError(f"processes of {self.namespace} do not end: {self._processes()}")
+        disks.wait_detached(self.disks())
 
     def boot_id(self) -> str:
         """The id of its last boot, which its kubelet reports too."""
@@ -152,7 +165,7 @@ class Machine:
     def first_process(self) -> int | None:
         """The host's process id of its first process: `nsenter --target` enters the machine with it."""
         for process in self._processes():
-            if _namespace_ids(process)[1:] == ["1"]:
+            if processes.ids(process)[1:] == ["1"]:
                 return process
         return None
 
@@ -171,7 +184,7 @@ class Machine:
         enter = ["nsenter", f"--target={first}", "--pid", "--mount"]
         succeeds([*enter, "kill", "-9", inside])
         pid_file.unlink()
-        if not _eventually(lambda: not succeeds([*enter, "kill", "-0", inside]), seconds=10):
+        if not eventually(lambda: not succeeds([*enter, "kill", "-0", inside]), seconds=10):
             raise LocalClusterError(f"{name} of {self.namespace} does not end")
 
     def start_service(self, name: str) -> None:
@@ -183,10 +196,65 @@ class Machine:
         self._running()
         self._stopped(name).unlink(missing_ok=True)
 
+    def resume_service(self, name: str) -> None:
+        """Let a paused service go on. No error when it runs, or the machine is off."""
+        self._signal(name, "CONT")
+
+    def disks(self) -> list[Disk]:
+        """Its volumes."""
+        return disks.disks(var=self.var, run=self.run)
+
+    def heal_disk(self, disk: Disk, *, starting: str) -> None:
+        """Undo whatever was done to it; a broken one is checked, mended and mounted anew.
+
+        What uses a broken one is killed: it would keep the old mount. The service `starting` has to wait meanwhile, as
+        it would start it again. No error when the disk is whole, or the machine is off: it boots with whole disks.
+
+        Raises:
+            LocalClusterError: it is still in use, or beyond repair.
+        """
+        if self.is_on():
+            try:
+                if disk.device() is None or disk.is_broken():
+                    self._signal(starting, "STOP")
+                    self._mount_anew(disk)
+                else:
+                    disk.thaw()
+                    disk.empty()
+            finally:
+                self.resume_service(starting)
+        disk.forget_fault()
+
     def remove(self) -> None:
         """Power off and remove what the kernel still holds; the folder stays."""
         self.power_off()
         Cgroups().remove(self.namespace)
+
+    def _mount_anew(self, disk: Disk) -> None:
+        enter = ["nsenter", f"--target={self._running()}", "--mount", "--pid"]
+        # Lazily: its users still have it; and it is gone already where an earlier try was killed.
+        succeeds([*enter, "umount", "--lazy", str(VOLUMES / disk.name)])
+        if not eventually(lambda: self._let_go(disk), seconds=30):
+            raise LocalClusterError(f"{disk.claim} is still in use: /dev/{disk.device()}")
+        run([*enter, "/bin/sh", str(DISK_PROGRAM), "attach", disk.name])
+
+    def _let_go(self, disk: Disk) -> bool:
+        """Whether nobody has the disk any more; kills the containers that do."""
+        device = disk.device()
+        if device is None:
+            return True
+        own = processes.mount_namespace(self._running())
+        for process in processes.mounting(disks.numbers(device)):
+            if processes.mount_namespace(process) != own:
+                processes.kill(process)
+        return False
+
+    def _signal(self, service: str, signal: str) -> None:
+        """Send a signal to a service; no error when there is none."""
+        pid_file, first = self.run / f"services/{service}.pid", self.first_process()
+        if first is not None and pid_file.exists():
+            enter = ["nsenter", f"--target={first}", "--pid", "--mount"]
+            succeeds([*enter, "kill", f"-{signal}", pid_file.read_text().strip()])
 
     @property
     def _script(self) -> Path:
@@ -227,7 +295,7 @@ class Machine:
     def _processes(self) -> list[int]:
         """The first process, its parent and the service loops: found by the script's path."""
         wanted = str(self._script).encode()
-        return [process for process in _all_processes() if wanted in _arguments(process)]
+        return [process for process in processes.everything() if wanted in processes.arguments(process)]
 
 
 def _line(service: Service) -> str:
@@ -239,39 +307,3 @@ def _line(service: Service) -> str:
 def _clean_environment() -> dict[str, str]:
     """Proxies and tokens of whoever runs `up` are no business of the cluster."""
     return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
-
-
-def _all_processes() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]  # noqa: PTH208 (names, not paths)
-
-
-def _arguments(process: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-def _namespace_ids(process: int) -> list[str]:
-    """The process's ids from the host's process namespace inwards."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return []
-    return next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
-def _eventually(holds: Callable[[], bool], *, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True

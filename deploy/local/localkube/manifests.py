@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from localkube.addresses import Addresses
+from localkube.machine import DISK_PROGRAM
 from localkube.services import COREDNS_IMAGE, HELPER_IMAGE, STORAGE_NAMESPACE, local_path_configuration
 
 Manifest = dict[str, Any]
@@ -29,12 +30,17 @@ _COREFILE = """\
 }
 """
 
+# Privileged and among the machine's processes: it makes the volume from inside the machine, by the machine's programs.
+# A Pod waits for it, so it has nothing else that takes time to make.
 _HELPER_POD = f"""\
 apiVersion: v1
 kind: Pod
 metadata:
   name: helper-pod
 spec:
+  hostPID: true
+  hostNetwork: true
+  automountServiceAccountToken: false
   priorityClassName: system-node-critical
   terminationGracePeriodSeconds: 0
   tolerations:
@@ -43,12 +49,18 @@ spec:
     - name: helper-pod
       image: {HELPER_IMAGE}
       imagePullPolicy: IfNotPresent
+      securityContext:
+        privileged: true
+"""
+_HELPER_SCRIPT = """\
+#!/bin/sh
+exec nsenter --target=1 --mount -- /bin/sh {program} {verb} "$VOL_DIR" "$VOL_SIZE_BYTES"
 """
 
 
-def render(addresses: Addresses) -> str:
+def render(addresses: Addresses, *, own_disks: bool) -> str:
     """All of them as one YAML stream."""
-    return yaml.safe_dump_all([*coredns(addresses), *storage()], sort_keys=False)
+    return yaml.safe_dump_all([*coredns(addresses), *storage(own_disks=own_disks)], sort_keys=False)
 
 
 def coredns(addresses: Addresses) -> list[Manifest]:
@@ -84,12 +96,10 @@ def coredns(addresses: Addresses) -> list[Manifest]:
     ]
 
 
-def storage() -> list[Manifest]:
-    """Volumes are folders on the node of the first pod that uses them."""
-    scripts = {
-        "setup": '#!/bin/sh\nset -eu\nmkdir -m 0777 -p "$VOL_DIR"\n',
-        "teardown": '#!/bin/sh\nset -eu\nrm -rf "$VOL_DIR"\n',
-    }
+def storage(*, own_disks: bool) -> list[Manifest]:
+    """Volumes are file systems, or folders, on the node of the first pod that uses them."""
+    verbs = {"setup": "make" if own_disks else "make-folder", "teardown": "remove"}
+    scripts = {name: _HELPER_SCRIPT.format(program=DISK_PROGRAM, verb=verb) for name, verb in verbs.items()}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STORAGE_NAMESPACE}},
         {

@@ -38,6 +38,8 @@ DEBIAN = {
     "busybox-static": "/bin/busybox",
     "iproute2": "/usr/sbin/ip",
     "procps": "/usr/sbin/sysctl",
+    "e2fsprogs": "/usr/sbin/mkfs.ext4",
+    "mount": "/usr/sbin/losetup",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from localkube import certificates
 from localkube.addresses import API_PORT, CONTROL, Addresses
-from localkube.machine import PROGRAMS, Service
+from localkube.machine import PROGRAMS, VOLUMES, Service
 from localkube.programs import COREDNS, KUBERNETES, LOCAL_PATH
 
 PKI = Path("/var/lib/kubernetes/pki")
@@ -18,6 +18,7 @@ HELPER_IMAGE = "localhost/busybox:1"
 COREDNS_IMAGE = f"localhost/coredns:{COREDNS.version}"
 STORAGE_NAMESPACE = "local-path-storage"
 API_SERVER = "kube-apiserver"
+KUBELET = "kubelet"
 PROVISIONER = "local-path-provisioner"
 CONTAINERD_SOCKET = "containerd/containerd.sock"
 
@@ -87,7 +88,7 @@ def node_services(addresses: Addresses, node: str) -> list[Service]:
     return [
         Service("containerd", ["/usr/bin/containerd", f"--config={CONFIG}/containerd.toml"]),
         Service(
-            "kubelet",
+            KUBELET,
             [
                 _kubernetes("kubelet"),
                 f"--config={CONFIG}/kubelet.json",
@@ -120,7 +121,7 @@ def kubeconfig(addresses: Addresses, *, token: str, authority: str) -> str:
 
 def local_path_configuration() -> str:
     """Where volumes lie on every node."""
-    paths = [{"node": "DEFAULT_PATH_FOR_NON_LISTED_NODES", "paths": ["/var/volumes"]}]
+    paths = [{"node": "DEFAULT_PATH_FOR_NON_LISTED_NODES", "paths": [str(VOLUMES)]}]
     return json.dumps({"nodePathMap": paths})
 
 

@@ -327,7 +327,7 @@ def _equalise(s: Situation) -> Iterator[e.Effect]:
     facts = _facts(s, operation.candidate)
     if facts is None or facts.answering is None or not g.knows_leader(s, facts):
         return
-    if not facts.answering.executed.covers(operation.target):
+    if not facts.answering.executed.covers(operation.tail):
         yield e.ApplySalvaged(
             operation.candidate, operation.id, operation.tail, s.record.epoch, s.record.cluster_id
         )

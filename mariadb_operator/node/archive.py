@@ -18,8 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from mariadb_operator.node.binary_log import beyond
-from mariadb_operator.node.log_files import LogFile, LogUnreadable
-from mariadb_operator.node.tails import Tail, in_thread, put_in_place, receive, sync_folder
+from mariadb_operator.node.log_files import LogUnreadable
+from mariadb_operator.node.tails import Tail, in_thread, put_in_place, receive, sync_folder, transactions_in
 from mariadb_operator.node.tools import Tool
 from mariadb_operator.runtime.errors import Permanent
 from statemachines.gtid import Gtid, History, Position
@@ -134,7 +134,7 @@ async def archive(
         if summary.count == 0:
             await asyncio.to_thread(shutil.rmtree, partial)
             raise NothingErrant(f"{index} holds nothing beyond {beyond_history}")
-        gtids = await asyncio.to_thread(_gtids, partial / RAW)
+        _, gtids = await asyncio.to_thread(transactions_in, partial / RAW)
         known = await asyncio.to_thread(_existing, folder)
         if known is not None:
             _same(known, gtids, folder)
@@ -178,13 +178,6 @@ def _existing(folder: Path) -> Manifest | None:
 def _same(known: Manifest, gtids: tuple[Gtid, ...], folder: Path) -> None:
     if known.gtids != gtids:
         raise ArchiveDiffers(f"{folder} holds {len(known.gtids)} transactions, not these {len(gtids)}")
-
-
-def _gtids(raw: Path) -> tuple[Gtid, ...]:
-    file = LogFile.open(raw)
-    assert file is not None, "it was read whole when it arrived"
-    with file:
-        return tuple(gtid for _, gtid in file.skim(file.first))
 
 
 async def _readable(tool: Tool, raw: Path, text: Path, deadline_seconds: float) -> None:

@@ -170,6 +170,25 @@ def beyond(index: Path, history: History) -> Iterator[Missing]:
         close_files(files)
 
 
+def logged_after(index: Path, position: Position) -> frozenset[Gtid]:
+    """The transactions after a position that a living server's log holds; it may write meanwhile.
+
+    Raises Purged, LogMissing, LogUnreadable, UnsupportedLog.
+    """
+    held = UpTo(position)
+    files = _reaching_back(files_of(index), held.has_all)
+    try:
+        starts = [_place(files[0], position), *(file.first for file in files[1:])]
+        return frozenset(
+            gtid
+            for file, start in zip(files, starts, strict=True)
+            for _, gtid in file.skim(start)
+            if not held.has(gtid)
+        )
+    finally:
+        close_files(files)
+
+
 class _Joint:
     """A position that has to be found in the log before anything after it is given away."""
 

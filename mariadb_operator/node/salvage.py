@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mariadb_operator.node.binary_log import missing_after
-from mariadb_operator.node.tails import Tail
-from statemachines.gtid import Position
+from mariadb_operator.node.binary_log import logged_after, missing_after
+from mariadb_operator.node.tails import Tail, transactions_in
+from statemachines.gtid import Gtid, Position
 
 
 def salvage(index: Path, *, received: Position) -> Tail:
@@ -19,3 +19,16 @@ def salvage(index: Path, *, received: Position) -> Tail:
     Costs what is missing, not what the files hold. The loop raises what `missing_after` raises.
     """
     return Tail(lambda: missing_after(index, received), received)
+
+
+def unlogged(index: Path, tail: Path) -> tuple[Gtid, ...]:
+    """The transactions of a tail that the server which applied it has not got in its own binary log.
+
+    A position says how far it is, not that nothing was left out on the way: this does. Normally empty; MariaDB itself
+    does not log again what it rolled back after a change of a table without transactions, in statement format.
+
+    Raises TailBroken, and what `logged_after` raises.
+    """
+    after, gtids = transactions_in(tail)
+    logged = logged_after(index, after)
+    return tuple(gtid for gtid in gtids if gtid not in logged)

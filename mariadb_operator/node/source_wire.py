@@ -132,8 +132,9 @@ def _text(value: str) -> bytes:
 class EventFrames:
     """Numbers the packets of one stream of events."""
 
-    def __init__(self, sequence: int) -> None:
+    def __init__(self, sequence: int, *, longest: int = LONGEST_FRAME) -> None:
         self._sequence = sequence
+        self._longest = longest
 
     def frames(self, length: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """An event of that length as packets, piece by piece: one longer than a packet goes on in the next."""
@@ -154,16 +155,15 @@ class EventFrames:
                 left -= len(part)
                 view = view[len(part) :]
         # A packet of the greatest length is never the last of an event.
-        if (length + 1) % LONGEST_FRAME == 0:
+        if (length + 1) % self._longest == 0:
             yield self._head(0)
 
     def error(self, payload: bytes) -> bytes:
         """An error in place of an event."""
         return self._head(len(payload)) + payload
 
-    @staticmethod
-    def _room(left: int) -> int:
-        return min(left, LONGEST_FRAME)
+    def _room(self, left: int) -> int:
+        return min(left, self._longest)
 
     def _head(self, length: int) -> bytes:
         head = length.to_bytes(3, "little") + bytes([self._sequence & 0xFF])

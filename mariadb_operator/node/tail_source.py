@@ -19,10 +19,10 @@ from pathlib import Path
 
 from mariadb_operator.node import source_wire as wire
 from mariadb_operator.node.binary_log import UpTo
-from mariadb_operator.node.log_events import EventType
-from mariadb_operator.node.log_files import LogFile, LogUnreadable, Reading
-from mariadb_operator.node.tails import PIECE_BYTES, TailBroken, in_thread
-from mariadb_operator.node.transactions import Transaction, Transactions
+from mariadb_operator.node.log_events import EventType, Format, UnsupportedLog
+from mariadb_operator.node.log_files import LogFile, LogUnreadable
+from mariadb_operator.node.tails import PIECE_BYTES, TailBroken, in_thread, open_tail
+from mariadb_operator.node.transactions import LogDamaged, Transaction, Transactions, events_of
 from statemachines.gtid import Position
 
 USER = "tail"
@@ -55,7 +55,7 @@ async def serve(tail: Path) -> AsyncIterator[TailAddress]:
         TailBroken: the file is no tail.
         LogMissing, LogUnreadable.
     """
-    file = await asyncio.to_thread(_open, tail)
+    file = await asyncio.to_thread(open_tail, tail)
     sessions: set[asyncio.Task[None]] = set()
     password = secrets.token_urlsafe(24)
 
@@ -65,7 +65,7 @@ async def serve(tail: Path) -> AsyncIterator[TailAddress]:
         sessions.add(task)
         try:
             await _Session(file, password, reader, writer).run()
-        except (wire.WireError, OSError, asyncio.IncompleteReadError, TimeoutError, LogUnreadable):
+        except (wire.WireError, OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # its IO thread reconnects and goes on from its position
         finally:
             sessions.discard(task)
@@ -83,13 +83,6 @@ async def serve(tail: Path) -> AsyncIterator[TailAddress]:
             await asyncio.gather(*sessions, return_exceptions=True)
     finally:
         file.close()
-
-
-def _open(path: Path) -> LogFile:
-    file = LogFile.open(path)
-    if file is None or file.before is None:
-        raise TailBroken(f"{path} has no head")
-    return file
 
 
 class _Session:
@@ -176,10 +169,11 @@ class _Session:
             await self._send(wire.packet(sequence, wire.failure(_FATAL_READ, message)))
             return
         stream = _Stream(self._file, UpTo(self._state), wire.EventFrames(sequence))
-        async for piece in in_thread(_gathered(iter(stream)), deadline_seconds=_STALL_SECONDS):
-            await self._send(piece)
-        if stream.broken:
-            await self._send(stream.last_word())
+        try:
+            async for piece in in_thread(_gathered(iter(stream)), deadline_seconds=_STALL_SECONDS):
+                await self._send(piece)
+        except (LogDamaged, LogUnreadable, UnsupportedLog, TailBroken) as error:
+            await self._send(stream.last_word(str(error)))
             return
         while not self._reader.at_eof():
             await self._send(stream.heartbeat())
@@ -198,29 +192,29 @@ class _Stream:
         self._held = held
         self._frames = frames
         self._format = file.format
-        self.broken = ""
 
     def __iter__(self) -> Iterator[bytes]:
-        server = self._file.format.server
-        body = _START.to_bytes(8, "little") + _LOG_NAME
-        yield from self._whole(self._format.event(EventType.ROTATE, body, server=server, artificial=True))
-        yield from self._whole(self._format.resumed())
+        yield from self._begin(self._format, self._format.resumed())
         transactions = Transactions([self._file], self._file.first, verify=True)
         for transaction in transactions:
             if not self._held.has(transaction.gtid):
                 yield from self._transaction(transaction)
         if transactions.torn is not None:
-            self.broken = f"the tail is damaged: {transactions.torn}"
+            raise TailBroken(f"the tail is damaged: {transactions.torn}")
 
     def _transaction(self, transaction: Transaction) -> Iterator[bytes]:
         if transaction.format.raw != self._format.raw:
-            self._format = transaction.format
-            yield from self._whole(self._format.raw)
-        for part in transaction.parts:
-            for event in Reading(part.file, part.start, verify=True):
-                yield from self._frames.frames(event.length, part.file.pieces(event.offset, event.end))
-                if event.end >= part.end:
-                    break
+            yield from self._begin(transaction.format, transaction.format.raw)
+        for file, event in events_of(transaction):
+            yield from self._frames.frames(event.length, file.pieces(event.offset, event.end))
+
+    def _begin(self, form: Format, description: bytes) -> Iterator[bytes]:
+        """A file begins, as the replica sees it."""
+        body = _START.to_bytes(8, "little") + _LOG_NAME
+        server = self._file.format.server
+        yield from self._whole(self._format.event(EventType.ROTATE, body, server=server, artificial=True))
+        self._format = form
+        yield from self._whole(description)
 
     def _whole(self, event: bytes) -> Iterator[bytes]:
         return self._frames.frames(len(event), [event])
@@ -232,17 +226,23 @@ class _Stream:
         )
         return b"".join(self._whole(event))
 
-    def last_word(self) -> bytes:
+    def last_word(self, message: str) -> bytes:
         """The error that ends the IO thread, in place of an event."""
-        return self._frames.error(wire.failure(_FATAL_READ, self.broken))
+        return self._frames.error(wire.failure(_FATAL_READ, message))
 
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
     buffer = bytearray()
-    for piece in pieces:
-        buffer += piece
-        if len(buffer) >= PIECE_BYTES:
-            yield bytes(buffer)
-            buffer.clear()
+    failure: Exception | None = None
+    try:
+        for piece in pieces:
+            buffer += piece
+            if len(buffer) >= PIECE_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+    except (LogDamaged, LogUnreadable, UnsupportedLog, TailBroken) as error:
+        failure = error  # after what was whole: the packets are numbered
     if buffer:
         yield bytes(buffer)
+    if failure is not None:
+        raise failure

@@ -153,10 +153,8 @@ def summarise(path: Path) -> Summary:
         LogMissing, LogUnreadable.
     """
     try:
-        file = LogFile.open(path)
-        if file is None or file.before is None:
-            raise TailBroken(f"{path} has no head")
-        with file:
+        with open_tail(path) as file:
+            assert file.before is not None, "open_tail compared it"
             count = _Count(file.before.position())
             transactions = Transactions([file], file.first, verify=True)
             for transaction in transactions:
@@ -169,6 +167,23 @@ def summarise(path: Path) -> Summary:
             return count.summary(size=file.size, digest=digest.hexdigest())
     except UnsupportedLog as error:
         raise TailBroken(f"{path}: {error}") from error
+
+
+def transactions_in(path: Path) -> tuple[Position, tuple[Gtid, ...]]:
+    """What a whole tail continues, and what it holds. Raises TailBroken, LogMissing, LogUnreadable, UnsupportedLog."""
+    with open_tail(path) as file:
+        assert file.before is not None, "open_tail compared it"
+        return file.before.position(), tuple(each.gtid for each in Transactions([file], file.first))
+
+
+def open_tail(path: Path) -> LogFile:
+    """Open a tail. Raises TailBroken, LogMissing, LogUnreadable, UnsupportedLog."""
+    file = LogFile.open(path)
+    if file is None or file.before is None:
+        if file is not None:
+            file.close()
+        raise TailBroken(f"{path} has no head")
+    return file
 
 
 async def receive(

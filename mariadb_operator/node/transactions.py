@@ -97,7 +97,7 @@ class Transactions:
                 self._follows(file)
             if self._open is not None:
                 self._open.parts.append(Part(file, start, start))
-            reading = Reading(file, start, verify=self.verify)
+            reading = Reading(file, start, verify=self.verify, format=file.format)
             whole = start  # where the last whole transaction, or what stands between two, ends
             for event in reading:
                 done = self._take(file, event, reading.format)
@@ -156,6 +156,18 @@ class Transactions:
             gtid=self._open.gtid if self._open is not None else None,
             beyond=_beyond(file, reading),
         )
+
+
+def events_of(transaction: Transaction) -> Iterator[tuple[LogFile, Event]]:
+    """Its events, one by one. Raises LogDamaged when they are not what they were when it was found."""
+    for part in transaction.parts:
+        reading = Reading(part.file, part.start, verify=True, format=transaction.format)
+        for event in reading:
+            yield part.file, event
+            if event.end >= part.end:
+                break
+        if reading.end != part.end:
+            raise LogDamaged(f"{part.file.path} has changed at {reading.end}: {reading.damage}")
 
 
 def _beyond(file: LogFile, reading: Reading) -> Gtid | None:

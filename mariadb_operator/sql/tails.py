@@ -85,7 +85,7 @@ async def apply_tail(
             await guarded(connection, *_start_statement(source), guard=guard)
         return await _applied(connection, target=target, deadline_seconds=deadline_seconds)
     finally:
-        if not connection.is_closed:
+        if not connection.is_closed and (await _look(connection)).tail is not None:
             await _end(connection, guard=guard, waits=state.waits)
 
 
@@ -93,10 +93,11 @@ def _start_statement(source: TailSource) -> tuple[str, tuple[object, ...]]:
     body = (
         f"IF {_RECEIVES} THEN {refuse(WrongState.NOT_DRAINED)} END IF;"
         " SET GLOBAL read_only = 1;"
-        " SET GLOBAL rpl_semi_sync_master_enabled = OFF;"
         f" CHANGE MASTER '{NAME}' TO MASTER_HOST = %s, MASTER_PORT = %s, MASTER_USER = %s, MASTER_PASSWORD = %s,"
         " MASTER_USE_GTID = slave_pos, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = 1,"
         " MASTER_SSL = 0, MASTER_SSL_VERIFY_SERVER_CERT = 0;"
+        # From here on there is a tail, and its end turns this on again.
+        " SET GLOBAL rpl_semi_sync_master_enabled = OFF;"
         f" START SLAVE '{NAME}';"
     )
     return body, (source.host, source.port, source.user, source.password)

@@ -7,6 +7,7 @@ a window in memory, whatever the length of a row. Not for transactions (transact
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -153,7 +154,7 @@ class LogFile:
             UnsupportedLog: it is encrypted, or no log of MariaDB 10 or newer.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise LogMissing(f"{path} is not there") from error
         except OSError as error:
@@ -169,7 +170,10 @@ class LogFile:
 
     @classmethod
     def _with_head(cls, path: Path, descriptor: int) -> Self | None:
-        size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsupportedLog(f"{path} is no file")
+        size = status.st_size
         head = _read(path, descriptor, 0, WINDOW_BYTES)
         if not head.strip(b"\0"):
             return None  # a power loss can leave the length without the data

@@ -110,7 +110,10 @@ class Transactions:
 
     def _follows(self, file: LogFile) -> None:
         """Raises LogDamaged when the file's list knows transactions that the files before it did not give."""
-        for gtid in file.before.gtids if file.before is not None else ():
+        if file.before is None:
+            return  # a relay log: a transaction may go on in it
+        self._open = None  # what a crash left at the end of the file before
+        for gtid in file.before.gtids:
             known = self.known.in_domain(gtid.domain)
             highest = max(
                 self._seen.get((gtid.domain, gtid.server), 0), known.sequence if known is not None else 0

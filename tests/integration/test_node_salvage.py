@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mariadb_operator.node.log_files import Damage
 from mariadb_operator.node.salvage import salvage, unlogged
 from mariadb_operator.node.tail_source import TailAddress, serve
 from mariadb_operator.node.tails import in_thread
+from mariadb_operator.runtime.errors import Uncertain
 from mariadb_operator.sql import replication, roles, tails, terms
 from mariadb_operator.sql.errors import StaleTerm, StatementInterrupted, StateRefused, WrongState
 from mariadb_operator.sql.tails import TailRefused, TailSource
@@ -243,6 +245,29 @@ async def test_a_server_that_dies_while_it_applies_goes_on_after_its_restart(
     await give(candidate, tmp_path / "tail", summary.last)
     assert (await candidate.look()).semi_sync.source_enabled
     assert await rows(candidate) == list(range(800))
+    assert not unlogged(candidate.data / "binlog.index", tmp_path / "tail")
+
+
+async def test_a_server_that_freezes_while_it_applies_leaves_the_outcome_uncertain(
+    servers: Servers, tmp_path: Path
+) -> None:
+    cluster = await Cluster.make(servers, instances=2)
+    await cut_off(cluster)
+    async with await cluster.primary.connect("app") as connection:
+        for n in range(400):
+            await insert(connection, n)
+    await cluster.primary.kill_and_hold()
+    [candidate] = cluster.replicas
+    start = await slave_position(candidate)
+    summary = await take(salvage(cluster.primary.data / "binlog.index", received=start), tmp_path / "tail")
+    giving = asyncio.create_task(give(candidate, tmp_path / "tail", summary.last))
+    await candidate.seen(lambda fact: fact.slave_position != start)
+    candidate.signal(signal.SIGSTOP)
+    with pytest.raises(Uncertain):
+        await giving
+    candidate.signal(signal.SIGCONT)
+    await give(candidate, tmp_path / "tail", summary.last)
+    assert await rows(candidate) == list(range(400))
     assert not unlogged(candidate.data / "binlog.index", tmp_path / "tail")
 
 

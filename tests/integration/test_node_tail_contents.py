@@ -62,7 +62,7 @@ CONTENTS = {
         CREATE TABLE shop.a (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(50), r DOUBLE, at DATETIME(6));
         INSERT INTO shop.a (v, r, at) VALUES (@x, RAND(), NOW(6)), (LAST_INSERT_ID(), RAND(3), NOW(6));
         BEGIN; UPDATE shop.a SET v = 'COMMIT'; SAVEPOINT s; DELETE FROM shop.a WHERE id = 1; ROLLBACK TO s; COMMIT;
-        SET SESSION foreign_key_checks = 0, unique_checks = 0, sql_mode = '', time_zone = '+03:00', lc_time_names = 'de_DE';
+        SET SESSION foreign_key_checks = 0, unique_checks = 0, sql_mode = '', time_zone = '+03:00';
         INSERT INTO shop.a (v, at) VALUES (MONTHNAME(NOW()), FROM_UNIXTIME(86400.5));
     """,
     "temporary tables": """
@@ -89,6 +89,12 @@ CONTENTS = {
     "system versions": """
         CREATE TABLE shop.h (id INT PRIMARY KEY, v INT) WITH SYSTEM VERSIONING; INSERT INTO shop.h VALUES (1, 1), (2, 2);
         UPDATE shop.h SET v = 3; DELETE FROM shop.h WHERE id = 2;
+    """,
+    "a transaction that becomes a file of its own": """
+        CREATE TABLE shop.big (id INT PRIMARY KEY, b LONGBLOB); INSERT INTO shop.orders (n) VALUES (1);
+        /*M!110700 SET GLOBAL binlog_large_commit_threshold = 10485760 */;
+        BEGIN; INSERT INTO shop.big VALUES (1, REPEAT('x', 8000000)); INSERT INTO shop.big VALUES (2, REPEAT('y', 8000000)); COMMIT;
+        INSERT INTO shop.orders (n) VALUES (2);
     """,
     "wide transactions": """
         CREATE TABLE shop.w (id INT PRIMARY KEY, v CHAR(200)); INSERT INTO shop.w

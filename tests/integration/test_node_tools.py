@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from mariadb_operator.node.binary_log import inspect
 from mariadb_operator.node.tools import Tool, ToolFailed, find
 from tests.integration.servers import DEADLINE, PASSWORDS, Server, processes_naming, root
+
+
+def newest_log(server: Server) -> Path:
+    return server.data / inspect(server.data / "binlog.index").files[-1]
 
 
 ALONE = "SET GLOBAL rpl_semi_sync_master_enabled = OFF"
@@ -29,7 +34,7 @@ async def test_the_server_s_version_of_a_tool_reads_its_log_while_it_is_dead(
     root(server, f"{ALONE}; CREATE DATABASE IF NOT EXISTS seen")
     await server.kill_and_hold()
     tool = await find(root_of(server), "mariadb-binlog")
-    log = max(server.data.glob("binlog.0*"))
+    log = newest_log(server)
     with (tmp_path / "text").open("w+b") as text:
         await tool.run(str(log), deadline_seconds=DEADLINE, stdout=text)
         text.seek(0)
@@ -42,7 +47,7 @@ async def test_a_torn_log_is_said_on_stderr_with_success(server: Server) -> None
     """Why nothing here goes by the tool's exit code."""
     root(server, f"{ALONE}; CREATE DATABASE IF NOT EXISTS seen")
     await server.kill_and_hold()
-    log = max(server.data.glob("binlog.0*"))
+    log = newest_log(server)
     with log.open("r+b") as file:
         file.truncate(log.stat().st_size - 5)
     tool = await find(root_of(server), "mariadb-binlog")

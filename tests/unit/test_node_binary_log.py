@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,20 @@ def test_a_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "binlog.000001").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OperatorError):
         read(index)
+
+
+def test_a_pipe_in_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    index = folder_of(tmp_path, [small_log(1)])
+    (tmp_path / "binlog.000001").unlink()
+    os.mkfifo(tmp_path / "binlog.000001")
+    with pytest.raises(UnsupportedLog, match="no file"):
+        read(index)
+
+
+def test_what_an_earlier_crash_left_is_not_called_torn_once_a_new_file_began(tmp_path: Path) -> None:
+    first = Log().head().transaction(gtid(1), 8).begin(gtid(2)).rows(100)
+    index = folder_of(tmp_path, [first, Log().head([gtid(1)])])
+    assert read(index) == ([gtid(1)], None)
 
 
 def test_a_missing_index_is_named(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def missing_after(index: Path, position: Position) -> Iterator[Missing]:
     held = _Joint(position)
     files = _reaching_back(files_of(index), held.has_all)
     try:
-        left, start = _first_missing(files, held)
+        left, start = _last_held(files, held)
         yield Missing(held, Transactions(left, start, known=position, verify=True), files[-1].format)
     finally:
         close_files(files)
@@ -240,19 +240,20 @@ def _reaching_back(paths: Sequence[Path], enough: Callable[[History], bool]) -> 
     raise Purged(f"the log begins after {first}")
 
 
-def _first_missing(files: list[LogFile], held: _Joint) -> tuple[list[LogFile], int]:
-    """The files from the first transaction on that is missing, and where it begins in the first of them; where
-    nothing is missing, the newest transaction.
+def _last_held(files: list[LogFile], held: _Joint) -> tuple[list[LogFile], int]:
+    """The files from the last transaction on that is held, and where it begins in the first of them.
+
+    From there on everything is read and compared with its checksum: lengths alone would not show that what should be
+    the first missing one is damaged.
     """
     held.listed(files[0])
-    start = _place(files[0], held.position)
-    newest = (files, start)
+    last = (files, _place(files[0], held.position))
     for number, file in enumerate(files):
-        for offset, gtid in file.skim(start if number == 0 else file.first):
-            newest = (files[number:], offset)
+        for offset, gtid in file.skim(last[1] if number == 0 else file.first):
             if not held.has(gtid):
-                return newest
-    return newest
+                return last
+            last = (files[number:], offset)
+    return last
 
 
 def _place(file: LogFile, position: Position) -> int:
@@ -275,8 +276,7 @@ def _place(file: LogFile, position: Position) -> int:
         gtid, _ = gtid_of(event)
         if gtid.domain != ours.domain:
             return file.first
-        # Strictly before it: the position itself has to be read.
-        if gtid.sequence < ours.sequence:
+        if gtid.sequence <= ours.sequence:
             low = event.offset
         else:
             high = middle

@@ -16,7 +16,8 @@ from statemachines.gtid import Gtid, Position
 def salvage(index: Path, *, received: Position) -> Tail:
     """The tail that somebody who received up to `received` lacks; `index` is the dead server's binlog.index.
 
-    Costs what is missing, not what the files hold. The loop raises what `missing_after` raises.
+    Costs what is missing, not what the files hold. A `torn` end whose `beyond` is not None is a hole: transactions that
+    were whole are behind it, and the tail is not all of what is missing. The loop raises what `missing_after` raises.
     """
     return Tail(lambda: missing_after(index, received), received)
 

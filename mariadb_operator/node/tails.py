@@ -25,6 +25,8 @@ from statemachines.gtid import Gtid, Position
 
 # So many bytes at once: handing less from thread to loop costs more than reading it.
 PIECE_BYTES = 256 << 10
+# A volume below that is not worth waiting for.
+_SLOWEST_BYTES_PER_SECOND = 2 << 20
 
 
 class TailBroken(Transient):
@@ -197,7 +199,7 @@ async def receive(
     """Write a tail into a file that is there only when it is whole and on disk.
 
     `expected` is asked after the last piece for the sender's summary. What an earlier attempt left is replaced.
-    `deadline_seconds` is for each piece, the sender's wait included, and for the check at the end.
+    `deadline_seconds` is for each piece, the sender's wait included; the check at the end has more for a longer file.
 
     Raises:
         TailBroken: what arrived is not what was sent, or it did not arrive in time.
@@ -208,7 +210,9 @@ async def receive(
     try:
         async with asyncio.timeout(deadline_seconds) as timer:
             with await asyncio.to_thread(partial.open, "wb") as file:
-                await _write(pieces, file, limit_bytes, timer, deadline_seconds)
+                written = await _write(pieces, file, limit_bytes, timer, deadline_seconds)
+                # What is left takes as long as the file is long.
+                _extend(timer, deadline_seconds + written / _SLOWEST_BYTES_PER_SECOND)
                 await asyncio.to_thread(os.fsync, file.fileno())
             summary = await asyncio.to_thread(summarise, partial)
             if summary != expected():
@@ -223,14 +227,19 @@ async def receive(
 
 async def _write(
     pieces: AsyncIterable[bytes], file: BinaryIO, limit: int, timer: asyncio.Timeout, seconds: float
-) -> None:
+) -> int:
     written = 0
     async for piece in pieces:
         written += len(piece)
         if written > limit:
             raise TailTooLong(f"{file.name}: more than {limit} bytes")
         await asyncio.to_thread(file.write, piece)
-        timer.reschedule(asyncio.get_running_loop().time() + seconds)
+        _extend(timer, seconds)
+    return written
+
+
+def _extend(timer: asyncio.Timeout, seconds: float) -> None:
+    timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 def put_in_place(partial: Path, path: Path) -> None:

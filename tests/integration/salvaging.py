@@ -22,11 +22,11 @@ LIMIT = 1 << 32
 async def take(tail: Tail, path: Path) -> Summary:
     """Stream a tail into a file, as over a network."""
     return await receive(
-        in_thread(iter(tail), deadline_seconds=DEADLINE),
+        in_thread(iter(tail), deadline_seconds=3 * DEADLINE),
         path,
         expected=lambda: tail.summary,
         limit_bytes=LIMIT,
-        deadline_seconds=DEADLINE,
+        deadline_seconds=3 * DEADLINE,
     )
 
 

@@ -61,8 +61,11 @@ def test_every_kind_of_transaction_is_found_with_its_own_bytes(tmp_path: Path, c
     assert content(index) == [bytes(log.data[start:end]) for _, start, end in log.ends]
 
 
-def test_a_statement_that_only_contains_commit_does_not_end_a_transaction(tmp_path: Path) -> None:
-    log = Log().head().begin(gtid(1)).query(b"SAVEPOINT `COMMIT`").query(b"-- COMMIT\0 x").rows(8)
+@pytest.mark.parametrize("text", [b"SAVEPOINT `COMMIT`", b"SELECT COMMIT", b"-- ROLLBACK", b"\0COMMIT\0 x"])
+def test_a_statement_that_only_contains_commit_does_not_end_a_transaction(
+    tmp_path: Path, text: bytes
+) -> None:
+    log = Log().head().begin(gtid(1)).query(text).rows(8)
     index = folder_of(tmp_path, [log])
     got, torn = read(index)
     assert not got
@@ -366,6 +369,17 @@ def test_a_changed_byte_never_changes_a_transaction(tmp_path: Path, log: Log, da
     assert got == whole[: len(got)]
     assert len(got) == len(whole_before(log, place))
     assert read(index)[1] is not None
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_a_damaged_first_missing_transaction_is_not_skipped(tmp_path: Path, after: int) -> None:
+    """A changed type hides a transaction from who hops from length to length."""
+    log = small_log(6)
+    log.data[log.ends[after][1] + 4] += 1
+    got, torn = read(folder_of(tmp_path, [log]), up_to(after) if after else NOTHING)
+    assert not got
+    assert torn is not None
+    assert (torn.offset, torn.beyond) == (log.ends[after][1], gtid(after + 2))
 
 
 @PROPERTIES

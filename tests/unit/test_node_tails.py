@@ -25,6 +25,7 @@ from mariadb_operator.node.tails import (
     summarise,
     transactions_in,
 )
+from mariadb_operator.node.transactions import Transactions, close_files, open_files
 from statemachines.gtid import Gtid, Position
 from tests.unit.log_builder import FORMAT, GTID_LIST, ROTATE, TABLE_MAP, WRITE_ROWS, XID, Log, folder_of
 
@@ -127,7 +128,7 @@ async def test_a_stream_that_stalls_is_given_up(tmp_path: Path) -> None:
 
     with pytest.raises(TailBroken, match="nothing came"):
         await receive(
-            stalled(), tmp_path / "tail", expected=lambda: None, limit_bytes=100, deadline_seconds=0.05
+            stalled(), tmp_path / "tail", expected=lambda: None, limit_bytes=100, deadline_seconds=0.5
         )
 
 
@@ -182,6 +183,25 @@ async def test_a_transaction_that_goes_on_in_the_next_relay_log_is_whole(tmp_pat
     assert ROTATE not in kinds
     assert (kinds.count(TABLE_MAP), kinds.count(WRITE_ROWS), kinds.count(XID)) == (4, 4, 3)
     assert kinds[:2] == [FORMAT, GTID_LIST]
+
+
+def test_it_is_the_same_whether_checksums_are_compared_or_not(tmp_path: Path) -> None:
+    logs = relay_logs()
+    logs[1].begin(gtid(5)).rows(10)
+    logs.append(Log(relay=True).head(None, server=2).rows(10).event(XID, bytes(8)))
+    files = open_files([log.write(tmp_path / str(n)) for n, log in enumerate(logs)])
+    try:
+        quick, careful = (
+            [
+                [(part.start, part.end) for part in each.parts]
+                for each in Transactions(files, files[0].first, verify=v)
+            ]
+            for v in (False, True)
+        )
+        assert quick == careful
+        assert len(quick) == 5
+    finally:
+        close_files(files)
 
 
 async def test_a_transaction_that_was_received_anew_is_taken_once(tmp_path: Path) -> None:

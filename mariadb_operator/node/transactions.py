@@ -51,20 +51,13 @@ class _Open:
     format: Format
     parts: list[Part]
 
-    def add(self, file: LogFile, event: Event) -> None:
-        last = self.parts[-1] if self.parts else None
-        # From the last event to this one all belong to it: parts that are passed over are not seen.
-        if last is not None and last.file is file:
-            self.parts[-1] = Part(file, last.start, event.end)
-        else:
-            self.parts.append(Part(file, event.offset, event.end))
+    def goes_on(self, file: LogFile, start: int) -> None:
+        """It has a part from here on."""
+        self.parts.append(Part(file, start, start))
 
-    def interrupted(self, file: LogFile, event: Event) -> None:
-        """A control event inside of it, which is not part of it."""
-        last = self.parts[-1] if self.parts else None
-        if last is not None and last.file is file:
-            self.parts[-1] = Part(file, last.start, event.offset)
-        self.parts.append(Part(file, event.end, event.end))
+    def reaches(self, file: LogFile, end: int) -> None:
+        """All up to here is part of it, also events that were passed over unseen."""
+        self.parts[-1] = Part(file, self.parts[-1].start, end)
 
     def whole(self) -> Transaction:
         parts = tuple(part for part in self.parts if part.end > part.start)
@@ -96,7 +89,7 @@ class Transactions:
             else:
                 self._follows(file)
             if self._open is not None:
-                self._open.parts.append(Part(file, start, start))
+                self._open.goes_on(file, start)
             reading = Reading(file, start, verify=self.verify, format=file.format)
             whole = start  # where the last whole transaction, or what stands between two, ends
             for event in reading:
@@ -106,6 +99,8 @@ class Transactions:
                 if done is not None:
                     self._seen[done.gtid.domain, done.gtid.server] = done.gtid.sequence
                     yield done
+            if self._open is not None:
+                self._open.reaches(file, reading.end)
             self.torn = self._ending(file, reading, whole)
 
     def _follows(self, file: LogFile) -> None:
@@ -128,15 +123,15 @@ class Transactions:
         if event.kind == EventType.GTID:
             # One that is still open was given up: by a crash, or received anew from another source.
             gtid, standalone = gtid_of(event)
-            self._open = _Open(gtid, standalone, form, [])
-            self._open.add(file, event)
+            self._open = _Open(gtid, standalone, form, [Part(file, event.offset, event.end)])
             return None
         if self._open is None:
             return None
         if event.kind in CONTROL:
-            self._open.interrupted(file, event)
+            self._open.reaches(file, event.offset)
+            self._open.goes_on(file, event.end)
             return None
-        self._open.add(file, event)
+        self._open.reaches(file, event.end)
         if event.kind in PARTS:
             return None
         if self._open.standalone or form.ends_transaction(event):

@@ -221,6 +221,28 @@ async def test_an_interrupted_application_goes_on_where_it_ended(servers: Server
     assert await rows(candidate) == list(range(50))
 
 
+async def test_a_statement_that_takes_long_does_not_break_the_connection_to_the_tail(
+    servers: Servers, tmp_path: Path
+) -> None:
+    cluster = await Cluster.make(servers, instances=2)
+    await cut_off(cluster)
+    root(cluster.primary, "ALTER TABLE shop.orders ADD PRIMARY KEY (n)")
+    async with await cluster.primary.connect("app") as connection:
+        await insert(connection, 1)
+    await cluster.primary.kill_and_hold()
+    [candidate] = cluster.replicas
+    # Longer than slave_net_timeout.
+    lock = "LOCK TABLES shop.orders WRITE; SELECT SLEEP(6)"
+    blocked = asyncio.create_task(asyncio.to_thread(root, candidate, lock))
+    await candidate.seen(lambda _: "SLEEP" in root(candidate, "SHOW FULL PROCESSLIST"))
+    summary = await salvage_onto(candidate, cluster.primary, tmp_path)
+    await blocked
+    assert summary.count == 2
+    after = candidate.log().partition("Master connection name: 'tail'")[2]
+    assert after.count("'tail': Slave I/O thread: Start") == 1
+    assert "ERROR" not in after
+
+
 async def test_a_server_that_dies_while_it_applies_goes_on_after_its_restart(
     servers: Servers, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,7 +89,10 @@ def test_no_privilege_is_needed_but_the_server_s_own_user(server: Server) -> Non
 def _as_user(uid: int, do: Callable[[], None]) -> str:
     """What went wrong when a child that gave up all privileges did it."""
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # From Python 3.12 on it warns of threads, of which this child needs none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         message = b""
         try:

@@ -260,7 +260,8 @@ def _place(file: LogFile, position: Position) -> int:
     """A place in the file before which nothing is missing, near what is.
 
     Found by halves where the log has one domain, whose sequences only grow, and events say by position and checksum
-    that they are some; else it is the file's beginning.
+    that they are some; else it is the file's beginning. A domain that begins before the position and is unknown to it
+    would be passed over; there is none, since a replica receives a log from its beginning on, in its order.
     """
     domains = {gtid.domain for gtid in (*position.gtids, *_before(file))}
     ours = position.gtids[0] if len(position.gtids) == 1 else None

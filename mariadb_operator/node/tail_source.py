@@ -29,6 +29,7 @@ USER = "tail"
 _LOG_NAME = b"tail.000001"
 _START = 4
 _FAR = 0xFFFF_FFFF  # a heartbeat from before the replica's own count, which begins anywhere, would end it
+_MOST_SESSIONS = 8  # one IO thread, and those of it that are not known to be gone
 _LOGIN_SECONDS = 5.0
 _STALL_SECONDS = 60.0  # a server that takes nothing for so long has to come again
 _HEARTBEAT_SECONDS = 1.0
@@ -62,6 +63,9 @@ async def serve(tail: Path) -> AsyncIterator[TailAddress]:
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        if len(sessions) >= _MOST_SESSIONS:
+            writer.transport.abort()
+            return
         sessions.add(task)
         try:
             await _Session(file, password, reader, writer).run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -337,6 +337,14 @@ async def test_junk_ends_only_its_own_connection(tail: Path, junk: bytes) -> Non
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
         assert gtids_of(await other.dump("0-1-3")) == [4, 5]
+
+
+async def test_connections_that_say_nothing_are_limited(tail: Path) -> None:
+    async with serve(tail) as address, AsyncExitStack() as stack:
+        for _ in range(8):
+            await stack.enter_async_context(Client.connect(address))
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await stack.enter_async_context(Client.connect(address))
 
 
 async def test_damage_found_while_it_is_given_ends_with_an_error(tail: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from mariadb_operator.sql.connection import Connection, Row, incarnation_of
-from mariadb_operator.sql.replication import replication_fact
+from mariadb_operator.sql.replication import of_primary
 from statemachines.facts import SemiSyncFact, ServerFact
 from statemachines.gtid import History, Position
 
@@ -90,7 +90,7 @@ def _server_fact(
             unacknowledged=int(status["no_tx"]),
             waiting_sessions=int(status["wait_sessions"]),
         ),
-        replication=replication_fact(replication[0]) if replication else None,
+        replication=of_primary(replication),
         locked_accounts=_names(row["locked"]),
         connected_accounts=_names(row["connected"]),
         certified=certified,

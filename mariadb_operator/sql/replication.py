@@ -8,6 +8,8 @@ Source: FACTS.md; https://mariadb.com/kb/en/gtid/
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from mariadb_operator.sql.connection import Connection, Row
@@ -72,6 +74,11 @@ def replication_fact(row: Row) -> ReplicationFact:
     )
 
 
+def of_primary(rows: list[Row]) -> ReplicationFact | None:
+    """The replication from the primary among the rows of SHOW ALL SLAVES STATUS; a tail's has a name (tails.py)."""
+    return next((replication_fact(row) for row in rows if not row["Connection_name"]), None)
+
+
 def _io_thread(text: str) -> IoThread:
     # "Preparing" (10.5+) is a thread that starts: it may yet receive.
     return IoThread(text) if text in {"Yes", "No"} else IoThread.CONNECTING
@@ -89,7 +96,7 @@ async def replica_state(
     return ReplicaState(
         executed=Position.parse(positions["executed"] or ""),
         slave_position=Position.parse(positions["slave_position"] or ""),
-        replication=replication_fact(replication[0]) if replication else None,
+        replication=of_primary(replication),
     )
 
 
@@ -208,19 +215,26 @@ async def attach(
             # While it applies, positions move: where to go on is read at rest.
             await guarded(connection, "STOP SLAVE;", guard=guard)
             state = await replica_state(connection)
-        # In statements of their own: these logs write a text when it begins.
-        await connection.execute(
-            "SET ROLE mariadb_operator_quiet; SET SESSION sql_log_off = 1, slow_query_log = 0",
-            deadline_seconds=DEFAULT_DEADLINE_SECONDS,
-        )
-        try:
+        async with unwritten(connection):
             await guarded(connection, *_attach_statement(state, source), guard=guard)
-        finally:
-            if not connection.is_closed:
-                await connection.execute(
-                    "SET SESSION sql_log_off = 0, slow_query_log = DEFAULT; SET ROLE NONE",
-                    deadline_seconds=DEFAULT_DEADLINE_SECONDS,
-                )
+
+
+@asynccontextmanager
+async def unwritten(connection: Connection) -> AsyncIterator[None]:
+    """Statements that hold a password stay out of the general and the slow log."""
+    # In statements of their own: these logs write a text when it begins.
+    await connection.execute(
+        "SET ROLE mariadb_operator_quiet; SET SESSION sql_log_off = 1, slow_query_log = 0",
+        deadline_seconds=DEFAULT_DEADLINE_SECONDS,
+    )
+    try:
+        yield
+    finally:
+        if not connection.is_closed:
+            await connection.execute(
+                "SET SESSION sql_log_off = 0, slow_query_log = DEFAULT; SET ROLE NONE",
+                deadline_seconds=DEFAULT_DEADLINE_SECONDS,
+            )
 
 
 def _follows(replication: ReplicationFact | None, source: Source) -> bool:

@@ -124,7 +124,7 @@ class SimulatedServer:
             "Master_Host": self.source, "Master_Port": 3306, "Master_User": self.source_user,
             "Slave_IO_Running": "Yes", "Slave_SQL_Running": "Yes", "Gtid_IO_Pos": self.executed,
             "Last_IO_Errno": 0, "Last_IO_Error": "", "Last_SQL_Errno": 0, "Last_SQL_Error": "",
-            "Seconds_Behind_Master": 0,
+            "Seconds_Behind_Master": 0, "Connection_name": "",
         }  # fmt: skip
         return [row] if self.source else [{}]
 

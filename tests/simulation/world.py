@@ -16,7 +16,7 @@ from mariadb_operator.kube.kinds import ENDPOINT_SLICE, MARIADB_CLUSTER, NODE, P
 from tests.simulation.clients import Client
 from tests.simulation.judge import Judge
 from tests.simulation.kubelets import Node, Sandbox
-from tests.simulation.kubernetes import Objects, Weather
+from tests.simulation.kubernetes import Objects, Weather, merged
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.mariadb import Server
 from tests.simulation.network import Network
@@ -150,6 +150,12 @@ class World:
     @property
     def hosts(self) -> list[str]:
         return [node.name for node in self.nodes]
+
+    def edit(self, spec: Manifest) -> None:
+        """A person edits the resource."""
+        before = self.objects.get(MARIADB_CLUSTER, NAME, NAMESPACE)["spec"]
+        if merged(before, spec) != before:
+            self.objects.merge(MARIADB_CLUSTER, NAME, {"spec": spec}, NAMESPACE)
 
     # --- processes ---
 

@@ -234,6 +234,11 @@ def witnesses_complete(s: Situation) -> bool:
     )
 
 
+def witnesses_heard(s: Situation) -> bool:
+    """Everybody who may have acknowledged answers still, or Promote has accepted that somebody is missing."""
+    return witnesses_complete(s) or (s.record.operation is not None and s.record.operation.by_policy)
+
+
 def receivers_stopped(s: Situation) -> bool:
     """Every witness that answers refuses earlier leaders and was seen, since the operation began, not to receive."""
     since = s.snapshot.operation_since

@@ -33,7 +33,7 @@ def aim(world: World, *, primary: float = 0.7) -> Node:
     found = world.primary
     if found is not None and world.rng.random() < primary:
         return found
-    return world.rng.choice(world.nodes)
+    return world.rng.choice(world.members)
 
 
 async def crash(world: World) -> None:
@@ -417,6 +417,15 @@ async def edit_spec(world: World) -> None:
     world.edit(back if back is not None else world.shape.spec())
 
 
+async def scale(world: World) -> None:
+    """A person asks for more or fewer instances, or changes his mind."""
+    least = 3 if world.shape.guaranteed else 2
+    replicas = world.rng.randint(least, len(world.nodes))
+    world.trace(f"FAULT a person asks for {replicas} instances")
+    world.edit({"replicas": replicas})
+    await asyncio.sleep(span(world))
+
+
 async def jump_clocks(world: World) -> None:
     for operator in world.operators:
         operator.clock.wall_offset += world.rng.uniform(-120.0, 120.0)
@@ -454,6 +463,7 @@ FAULTS: dict[Fault, int] = {
     lose_disk: 1,
     jump_clocks: 1,
     edit_spec: 2,
+    scale: 3,
 }
 """Each with its weight."""
 

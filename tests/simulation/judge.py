@@ -225,7 +225,7 @@ class Judge:
 
     def _prune(self, volume: Volume) -> None:
         """What everybody has needs no watching any more."""
-        if all(node.volume.held >= self.safe for node in self.world.nodes):
+        if all(node.volume.held >= self.safe for node in self.world.members):
             self.safe = set(list(self.safe)[-1:])
 
 

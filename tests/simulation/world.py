@@ -21,6 +21,7 @@ from tests.simulation.loop import SimulatedLoop
 from tests.simulation.mariadb import Server
 from tests.simulation.network import Network
 from tests.simulation.operators import OperatorProcess
+from tests.simulation.volumes import Volume
 from tests.simulation.wires import Wire
 
 NAMESPACE, NAME = "shop", "db"
@@ -41,12 +42,15 @@ class Shape:
     clients: int = 2
     pause: float = 0.3  # of a client between two rows
     drivers_kill: bool = False
+    spare_nodes: int = 0  # for instances that a person adds
+    delete_volumes: bool = False
 
     def spec(self) -> Manifest:
         return {
             "version": "11.8",
             "replicas": self.replicas,
             "storage": {"size": "1Gi"},
+            "volumeDeletionPolicy": "Delete" if self.delete_volumes else "Retain",
             "highAvailability": {
                 "durability": "Guaranteed" if self.guaranteed else "Preferred",
                 "degradeAfter": f"{self.degrade_after}s",
@@ -74,7 +78,9 @@ class World:
         self.story: list[tuple[float, str]] = []
         self._addresses = 0
         self._operators_made = 0
-        self.nodes = [Node(self, ordinal=n, instance=f"{NAME}-{n}") for n in range(shape.replicas)]
+        self.nodes = [
+            Node(self, ordinal=n, instance=f"{NAME}-{n}") for n in range(shape.replicas + shape.spare_nodes)
+        ]
         self.clients = [
             Client(self, number, pause=shape.pause, kills=shape.drivers_kill)
             for number in range(shape.clients)
@@ -132,6 +138,12 @@ class World:
     def new_address(self) -> str:
         self._addresses += 1
         return f"10.0.{self._addresses // 250}.{self._addresses % 250 + 1}"
+
+    @property
+    def members(self) -> list[Node]:
+        """The nodes of the instances that belong to the cluster; at first all that it is made with."""
+        names = {each["name"] for each in self.judge.status.get("members") or ()}
+        return [node for node in self.nodes if node.instance in names] or self.nodes[: self.shape.replicas]
 
     @property
     def servers(self) -> list[Server]:
@@ -223,6 +235,7 @@ class World:
     def _lose_volume(self, claim: str) -> None:
         node = self.node(claim)
         self.judge.deleted(node.volume, node.instance)
+        node.volume = Volume(starts=node.volume.starts)
 
     def _route(self, address: str | None) -> None:
         self.service_address = address

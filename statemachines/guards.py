@@ -259,6 +259,14 @@ def witnesses_complete(s: Situation) -> bool:
     )
 
 
+def witnesses_heard(s: Situation) -> bool:
+    """Everybody who may have acknowledged answers still, or the dead primary's volume has told everything, or Promote has
+    accepted that somebody is missing.
+    """
+    operation = s.record.operation
+    return may_go_without_tail(s) or (operation is not None and bool(operation.tail))
+
+
 def receivers_stopped(s: Situation) -> bool:
     """Every witness that answers refuses earlier leaders and was seen, since the operation began, not to receive."""
     since = s.snapshot.operation_since

@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
+from tests.simulation import faults
 from tests.simulation.scenario import Options, Result, play
 
 CHUNK = 5  # seeds that a process plays before it reports
@@ -25,8 +26,10 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=Options().rounds, help="of faults in each")
+    parser.add_argument("--faults", default="", help="only these, by name, separated by commas")
     arguments = parser.parse_args()
-    options = Options(rounds=arguments.rounds)
+    named = tuple(getattr(faults, name) for name in filter(None, arguments.faults.split(",")))
+    options = Options(rounds=arguments.rounds, faults=named or None)
     if arguments.seed is not None:
         return tell(play(arguments.seed, options))
     return many(range(arguments.first, arguments.first + arguments.seeds), arguments.processes, options)

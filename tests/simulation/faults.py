@@ -33,7 +33,7 @@ def aim(world: World, *, primary: float = 0.7) -> Node:
     found = world.primary
     if found is not None and world.rng.random() < primary:
         return found
-    return world.rng.choice(world.nodes)
+    return world.rng.choice(world.members)
 
 
 async def crash(world: World) -> None:
@@ -399,6 +399,33 @@ async def lose_disk(world: World) -> None:
     node.volume = Volume(starts=starts)
 
 
+async def edit_spec(world: World) -> None:
+    """A person accepts a loss, suspends the operator or disables failover, for a while."""
+    spec, back = world.rng.choice(
+        (
+            ({"highAvailability": {"failover": {"onUncertainData": "Promote"}}}, None),
+            ({"suspend": True}, {"suspend": False}),
+            (
+                {"highAvailability": {"failover": {"enabled": False}}},
+                {"highAvailability": {"failover": {"enabled": True}}},
+            ),
+        )
+    )
+    world.trace(f"FAULT a person sets {spec}")
+    world.edit(spec)
+    await asyncio.sleep(span(world))
+    world.edit(back if back is not None else world.shape.spec())
+
+
+async def scale(world: World) -> None:
+    """A person asks for more or fewer instances, or changes his mind."""
+    least = 3 if world.shape.guaranteed else 2
+    replicas = world.rng.randint(least, len(world.nodes))
+    world.trace(f"FAULT a person asks for {replicas} instances")
+    world.edit({"replicas": replicas})
+    await asyncio.sleep(span(world))
+
+
 async def jump_clocks(world: World) -> None:
     for operator in world.operators:
         operator.clock.wall_offset += world.rng.uniform(-120.0, 120.0)
@@ -435,6 +462,8 @@ FAULTS: dict[Fault, int] = {
     slow_network: 2,
     lose_disk: 1,
     jump_clocks: 1,
+    edit_spec: 2,
+    scale: 3,
 }
 """Each with its weight."""
 
@@ -447,6 +476,8 @@ def mend(world: World) -> None:
     """Everything that a fault may have left is undone; data and Pods are what they are."""
     world.network.heal_all()
     world.network.slowness = 1.0
+    failover = {"enabled": True, "onUncertainData": "Promote" if world.shape.promote else "Wait"}
+    world.edit({"suspend": False, "highAvailability": {"failover": failover}})
     world.weather.clear()
     for node in world.nodes:
         if not node.is_up:

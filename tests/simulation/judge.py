@@ -52,8 +52,7 @@ class Judge:
 
     def written(self, server: Server, transaction: Transaction) -> None:
         """A transaction was logged where it was made."""
-        current = self.status.get("primaryIncarnation") in ("", None, server.incarnation)
-        transaction.errant = not current
+        transaction.errant = self.status.get("primary") not in (None, server.name)
 
     def released(self, server: Server, transaction: Transaction, *, by: str | None, killed: bool) -> None:
         """A client hears OK. `by`: who acknowledged; None: nobody."""
@@ -225,7 +224,7 @@ class Judge:
 
     def _prune(self, volume: Volume) -> None:
         """What everybody has needs no watching any more."""
-        if all(node.volume.held >= self.safe for node in self.world.nodes):
+        if all(node.volume.held >= self.safe for node in self.world.members):
             self.safe = set(list(self.safe)[-1:])
 
 

@@ -81,7 +81,7 @@ class Objects:
         self._guard(current, metadata.get("resourceVersion"))
         if metadata.get("uid") not in (None, current["metadata"]["uid"]):
             raise Conflict(f"{kind.kind} {name} is another one")
-        after = _merged(current, patch)
+        after = merged(current, patch)
         after["metadata"] = {**after["metadata"], **_kept(current)}
         if patch.get("spec") and kind is MARIADB_CLUSTER:
             after["metadata"]["generation"] = current["metadata"]["generation"] + 1
@@ -131,7 +131,7 @@ def _kept(current: Manifest) -> Manifest:
     return {name: current["metadata"][name] for name in names if name in current["metadata"]}
 
 
-def _merged(current: Any, patch: Any) -> Any:
+def merged(current: Any, patch: Any) -> Any:
     if not isinstance(patch, dict):
         return patch
     result = dict(current) if isinstance(current, dict) else {}
@@ -139,7 +139,7 @@ def _merged(current: Any, patch: Any) -> Any:
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = _merged(result.get(name), value)
+            result[name] = merged(result.get(name), value)
     return result
 
 

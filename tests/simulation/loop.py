@@ -50,7 +50,7 @@ def current_process() -> Process:
 class Handle:
     """A callback that waits for its turn; what asyncio cancels."""
 
-    __slots__ = ("args", "callback", "context", "process")
+    __slots__ = ("args", "callback", "context")
 
     def __init__(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context
@@ -58,7 +58,6 @@ class Handle:
         self.callback: Callable[..., object] | None = callback
         self.args = args
         self.context = context
-        self.process = context.get(_CURRENT, WORLD)
 
     def cancel(self) -> None:
         self.callback = None
@@ -247,7 +246,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             callback = handle.callback
             if callback is None:
                 continue
-            process = handle.process
+            process = handle.context.get(_CURRENT, WORLD)
             if process.mode != RUNNING and not self._may_step(process, handle):
                 continue
             self.steps += 1

@@ -399,8 +399,8 @@ class Server:
             network.send(source.host, self.host, self.deliver, self._purged, attempt)
             return
         known = source.streams.get(self.ordinal)
-        if known is not None:
-            known.closed = True
+        if known is not None:  # a dump thread of the same server_id is killed
+            source.drop_stream(known)
         start = max((source.volume.index[place] for place in position.values()), default=-1) + 1
         stream = Stream(source, self, cursor=start)
         source.streams[self.ordinal] = stream

@@ -44,7 +44,7 @@ def ailing(world: World) -> dict[Node, Reason]:
     found: dict[Node, Reason] = {}
     primary = world.primary
     kept_out = {each["name"] for each in world.judge.status.get("members") or () if each.get("keptOut")}
-    for node in world.nodes:
+    for node in world.members:
         server = node.server
         if node is primary:
             continue

@@ -66,6 +66,8 @@ def shape_of(rng: random.Random) -> Shape:
         clients=rng.choice((1, 2, 2, 3)),
         pause=rng.choice((0.3, 1.0, 2.0)),
         drivers_kill=rng.random() < 0.3,
+        spare_nodes=rng.choice((0, 1, 2)),
+        delete_volumes=rng.random() < 0.5,
     )
 
 
@@ -181,7 +183,7 @@ class Scenario:
         if server is None or server.read_only:
             return False
         sick = ailing(world)
-        alone = len(sick) == len(world.nodes) - 1
+        alone = len(sick) == len(world.members) - 1
         if alone and world.shape.guaranteed and server.waiting:
             return True  # its writes wait for a replica, as promised
         if server.waiting or not any(client.last_ok > since for client in world.clients):
@@ -191,7 +193,7 @@ class Scenario:
             return True
         if not sick or status.get("state") not in ("Degraded", "Replicating") or status.get("operation"):
             return False
-        others = [node for node in world.nodes if node is not primary and node not in sick]
+        others = [node for node in world.members if node is not primary and node not in sick]
         return all(
             node.server is not None and node.server.stream is not None and node.server.sql_running
             for node in others

@@ -72,6 +72,10 @@ class Pair:
         return answers
 
 
+def io_thread(pair: Pair) -> IoThread:
+    return pair.replica.io_thread
+
+
 def _nothing(*_: object, **__: object) -> None:
     pass
 
@@ -175,7 +179,7 @@ async def test_the_sql_thread_started_while_the_io_thread_connects_keeps_all(pai
     await asyncio.sleep(0.1)
     pair.source.die()
     await asyncio.sleep(0.5)
-    assert pair.replica.io_thread is IoThread.CONNECTING
+    assert io_thread(pair) == IoThread.CONNECTING
     pair.run(pair.replica, "START SLAVE SQL_THREAD")
     pair.run(pair.replica, "STOP SLAVE IO_THREAD")
     await asyncio.sleep(0.1)
@@ -222,15 +226,15 @@ async def test_a_frozen_source_is_noticed_after_seconds_and_a_dead_one_at_once(p
     pair.world.hush()
     pair.replica.listen_for_silence()
     await asyncio.sleep(3.0)
-    assert pair.replica.io_thread is IoThread.RUNNING
+    assert io_thread(pair) == IoThread.RUNNING
     await asyncio.sleep(1.5)
-    assert pair.replica.io_thread is IoThread.CONNECTING
+    assert io_thread(pair) == IoThread.CONNECTING
     pair.source.thaw()
     await asyncio.sleep(5.0)
-    assert pair.replica.io_thread is IoThread.RUNNING
+    assert io_thread(pair) == IoThread.RUNNING
     pair.source.die()
     await asyncio.sleep(0.15)
-    assert pair.replica.io_thread is IoThread.CONNECTING
+    assert io_thread(pair) == IoThread.CONNECTING
 
 
 @on_a_pair
@@ -251,7 +255,7 @@ async def test_a_locked_account_is_not_let_in_and_one_that_is_connected_stays(pa
     assert pair.heard == [None]
     pair.run(pair.source, "KILL CONNECTION USER repl_1@'%'")
     await asyncio.sleep(3.0)
-    assert pair.replica.io_thread is IoThread.CONNECTING
+    assert io_thread(pair) == IoThread.CONNECTING
     assert pair.source.clients == 0
 
 

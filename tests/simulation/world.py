@@ -16,11 +16,12 @@ from mariadb_operator.kube.kinds import ENDPOINT_SLICE, MARIADB_CLUSTER, NODE, P
 from tests.simulation.clients import Client
 from tests.simulation.judge import Judge
 from tests.simulation.kubelets import Node, Sandbox
-from tests.simulation.kubernetes import Objects, Weather
+from tests.simulation.kubernetes import Objects, Weather, merged
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.mariadb import Server
 from tests.simulation.network import Network
 from tests.simulation.operators import OperatorProcess
+from tests.simulation.volumes import Volume
 from tests.simulation.wires import Wire
 
 NAMESPACE, NAME = "shop", "db"
@@ -41,12 +42,15 @@ class Shape:
     clients: int = 2
     pause: float = 0.3  # of a client between two rows
     drivers_kill: bool = False
+    spare_nodes: int = 0  # for instances that a person adds
+    delete_volumes: bool = False
 
     def spec(self) -> Manifest:
         return {
             "version": "11.8",
             "replicas": self.replicas,
             "storage": {"size": "1Gi"},
+            "volumeDeletionPolicy": "Delete" if self.delete_volumes else "Retain",
             "highAvailability": {
                 "durability": "Guaranteed" if self.guaranteed else "Preferred",
                 "degradeAfter": f"{self.degrade_after}s",
@@ -74,7 +78,9 @@ class World:
         self.story: list[tuple[float, str]] = []
         self._addresses = 0
         self._operators_made = 0
-        self.nodes = [Node(self, ordinal=n, instance=f"{NAME}-{n}") for n in range(shape.replicas)]
+        self.nodes = [
+            Node(self, ordinal=n, instance=f"{NAME}-{n}") for n in range(shape.replicas + shape.spare_nodes)
+        ]
         self.clients = [
             Client(self, number, pause=shape.pause, kills=shape.drivers_kill)
             for number in range(shape.clients)
@@ -134,6 +140,12 @@ class World:
         return f"10.0.{self._addresses // 250}.{self._addresses % 250 + 1}"
 
     @property
+    def members(self) -> list[Node]:
+        """The nodes of the instances that belong to the cluster; at first all that it is made with."""
+        names = {each["name"] for each in self.judge.status.get("members") or ()}
+        return [node for node in self.nodes if node.instance in names] or self.nodes[: self.shape.replicas]
+
+    @property
     def servers(self) -> list[Server]:
         return [node.server for node in self.nodes if node.server is not None]
 
@@ -150,6 +162,12 @@ class World:
     @property
     def hosts(self) -> list[str]:
         return [node.name for node in self.nodes]
+
+    def edit(self, spec: Manifest) -> None:
+        """A person edits the resource."""
+        before = self.objects.get(MARIADB_CLUSTER, NAME, NAMESPACE)["spec"]
+        if merged(before, spec) != before:
+            self.objects.merge(MARIADB_CLUSTER, NAME, {"spec": spec}, NAMESPACE)
 
     # --- processes ---
 
@@ -217,6 +235,7 @@ class World:
     def _lose_volume(self, claim: str) -> None:
         node = self.node(claim)
         self.judge.deleted(node.volume, node.instance)
+        node.volume = Volume(starts=node.volume.starts)
 
     def _route(self, address: str | None) -> None:
         self.service_address = address

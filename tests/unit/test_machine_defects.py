@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from statemachines import bookkeeping, detection, durability, election, guards, members, updates, witnesses
+from statemachines.decide import decide
 from statemachines.effects import DeleteVolume, EnsureInstance, Equalise, RaiseTerm
 from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact
 from statemachines.gtid import Gtid, History, Position
@@ -14,6 +15,7 @@ from statemachines.record import Record, Recorded, Situation, Witness
 from statemachines.states import State
 from tests.unit.machine_cases import (
     NOW,
+    WALL,
     instance,
     intent,
     member,
@@ -224,3 +226,15 @@ def test_a_dead_primary_whose_pod_is_gone_is_made_again_while_a_failover_looks_f
     facts = snapshot(gone, instance(1), instance(2), operation_since=NOW - 1.0)
     made = [each for each in plan(situation(facts=facts, known=known)) if isinstance(each, EnsureInstance)]
     assert made == [EnsureInstance("db-0", 0, "")]
+
+
+def test_a_witness_that_is_lost_after_the_fence_is_not_promoted_over() -> None:
+    """Found by the simulation: one held more and was unfit; when it missed a probe, the other one became the best."""
+    gone = instance(0, ended_pods=frozenset({"pod-0"}), **met(Reach.REFUSED))
+    stopped = replication("0-1-5", io_thread=IoThread.STOPPED)
+    left = instance(2, server=server(2, replication=stopped))
+    known = record(state=State.ELECTING, operation=operation(proven=True))
+    lost = snapshot(gone, instance(1, **met(Reach.SILENT, pod_uid="pod-1")), left, operation_since=NOW - 1.0)
+    assert decide(intent(), lost, known, WALL).record.state is State.ELECTING
+    accepted = replace(known, operation=operation(proven=True, by_policy=True))
+    assert decide(intent(), lost, accepted, WALL).record.state is not State.ELECTING

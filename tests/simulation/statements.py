@@ -413,6 +413,7 @@ def _show_replica(x: Execution) -> None:
     x.results.append(
         [
             {
+                "Connection_name": "",
                 "Master_Host": source.host,
                 "Master_Port": source.port,
                 "Master_User": source.user,

@@ -155,13 +155,13 @@ class PermitServer:
 
 @dataclass(frozen=True, slots=True)
 class Salvage:
-    """By the recipient's sidecar: fetch the source's transactions after a position into a file, and apply nothing."""
+    """By both sidecars: bring the source's transactions after a position into a file next to the instance, and apply
+    nothing.
+    """
 
     instance: str
     source: str
-    source_address: str
     after: Position
-    upto: Position
     operation: str
     epoch: int
     cluster_id: str
@@ -169,7 +169,7 @@ class Salvage:
 
 @dataclass(frozen=True, slots=True)
 class ApplySalvaged:
-    """By the candidate's sidecar: apply the file of this operation to the drained, read-only server, GTIDs kept."""
+    """Have the drained, read-only candidate take the file of this operation from its sidecar, GTIDs kept."""
 
     instance: str
     operation: str

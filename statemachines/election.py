@@ -48,9 +48,6 @@ REASONS: dict[Unfit, str] = {
 }
 
 
-NOTHING = Position()
-
-
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """One replica in the election."""
@@ -131,23 +128,23 @@ def present(record: Record, facts: InstanceFacts | None) -> bool:
 
 
 def rank(
-    record: Record, snapshot: Snapshot, *, by_policy: bool, tail: Position = NOTHING
+    record: Record, snapshot: Snapshot, *, by_policy: bool, salvaging: bool = False
 ) -> tuple[Ranked, ...]:
     """Every replica, best first: fit before unfit, then by what it received, then by ordinal.
 
     `by_policy`: onUncertainData is Promote, so a restarted replica is not barred; an errant, empty or foreign one always
-    is (invariant 4). `tail`: everything the dead primary's volume holds; what a replica lacks of it is brought to it,
-    so that it need not have been seen to hold everything.
+    is (invariant 4). `salvaging`: what a replica lacks is brought to it from the dead primary's volume, so that it need
+    not have been seen to hold everything.
     """
     ranked = [
-        (member.ordinal, _judge(record, snapshot, member, by_policy=by_policy, tail=tail))
+        (member.ordinal, _judge(record, snapshot, member, by_policy=by_policy, salvaging=salvaging))
         for member in record.replicas
     ]
     ranked.sort(key=lambda pair: (len(pair[1].unfit) > 0, -_weight(pair[1].received), pair[0]))
     return tuple(each for _, each in ranked)
 
 
-def _judge(record: Record, snapshot: Snapshot, member: Member, *, by_policy: bool, tail: Position) -> Ranked:
+def _judge(record: Record, snapshot: Snapshot, member: Member, *, by_policy: bool, salvaging: bool) -> Ranked:
     facts = snapshot.instance(member.name)
     server = facts.answering if facts is not None else None
     if facts is None or server is None:
@@ -160,9 +157,9 @@ def _judge(record: Record, snapshot: Snapshot, member: Member, *, by_policy: boo
         Unfit.EMPTY: not server.executed or server.epoch == 0,
         Unfit.INCOMPLETE: not member.complete,
         Unfit.APPLIER_STOPPED: not _applies(server.replication, server),
-        Unfit.RESTARTED: not by_policy and not tail and not present(record, facts),
-        Unfit.BEHIND_FLOOR: not by_policy
-        and not received(server).merge(tail).covers(record.durability.floor),
+        Unfit.RESTARTED: not (by_policy or salvaging) and not present(record, facts),
+        Unfit.BEHIND_FLOOR: not (by_policy or salvaging)
+        and not received(server).covers(record.durability.floor),
         Unfit.BEHIND_OTHER: not all(
             received(server).covers(position)
             for position in _rivals(record, snapshot, member, by_policy=by_policy)
@@ -189,7 +186,7 @@ def _weight(position: Position) -> int:
     return sum(gtid.sequence for gtid in position.gtids)
 
 
-def elect(record: Record, snapshot: Snapshot, *, by_policy: bool, tail: Position = NOTHING) -> Ranked | None:
+def elect(record: Record, snapshot: Snapshot, *, by_policy: bool, salvaging: bool = False) -> Ranked | None:
     """The candidate, or None when nobody is fit."""
-    best = next(iter(rank(record, snapshot, by_policy=by_policy, tail=tail)), None)
+    best = next(iter(rank(record, snapshot, by_policy=by_policy, salvaging=salvaging)), None)
     return best if best is not None and not best.unfit else None

@@ -152,7 +152,8 @@ class SalvagedFact:
     """Transactions of a dead primary in a file next to an instance: complete, and not applied by itself."""
 
     operation: str  # for which failover
-    upto: Position  # the last of each domain
+    after: Position  # who holds this has all that comes before
+    upto: Position  # who holds this and the file has everything that the dead primary had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +169,7 @@ class SidecarFact:
     incarnation: str = ""  # of the server that runs or, where it ended, ran last
     held: bool = False  # fenced: no server lives or starts there before an operator permits it
     waiting: str = ""  # the start of the server that waits to be permitted; empty: none does
-    salvages: bool = False  # it can read an ended server's binary logs, and hand on what they hold
-    history: History | None = None  # what the ended server's binary logs hold; None: not read yet
+    salvages: bool = False  # it can hand on what the ended server's binary logs hold
     salvaged: SalvagedFact | None = None
     answers: bool | None = None  # whether the server answers over its local socket; None: not asked
     answers_since: float = 0.0

@@ -17,7 +17,7 @@ from statemachines.detection import (
     proofs,
     serves,
 )
-from statemachines.facts import InstanceFacts, IoThread, Reach, ServerFact, Volume
+from statemachines.facts import InstanceFacts, IoThread, Reach, SalvagedFact, ServerFact, Volume
 from statemachines.gtid import Position
 from statemachines.record import OnUncertainData, Recorded, Situation
 from statemachines.states import SCHEMA
@@ -339,7 +339,7 @@ def candidate_fit(s: Situation) -> bool:
 def elected(s: Situation) -> election.Ranked | None:
     """Who would be promoted now (not a guard)."""
     by_policy = s.record.operation.by_policy if s.record.operation is not None else promote_allowed(s)
-    return election.elect(s.record, s.snapshot, by_policy=by_policy, tail=tail(s))
+    return election.elect(s.record, s.snapshot, by_policy=by_policy, salvaging=salvaging(s))
 
 
 # --- what the dead primary's volume holds ---------------------------------------------------------------------------
@@ -347,22 +347,26 @@ def elected(s: Situation) -> election.Ranked | None:
 
 def volume_at_hand(s: Situation) -> bool:
     """The dead primary's server is held by its sidecar, so that nothing changes on its volume, and what its binary logs
-    hold is not less than what is known to be acknowledged or what a replica received from it.
+    hold can be brought over; it was not found to be less than what is known to be acknowledged.
     """
     primary = primary_facts(s)
     word = primary.at_hand if primary is not None else None
-    if word is None or not (word.held and word.salvages) or not _ended(s):
+    if primary is None or word is None or not (word.held and word.salvages):
         return False
-    return word.history is None or whole(s, word.history.position())
+    ended = not serves(s.record, primary) and bool(proofs(s.record, s.snapshot))
+    return ended and all(_whole(s, fact.upto) for fact in _salvaged(s))
 
 
-def _ended(s: Situation) -> bool:
-    primary = primary_facts(s)
-    return primary is not None and not serves(s.record, primary) and bool(proofs(s.record, s.snapshot))
+def _salvaged(s: Situation) -> tuple[SalvagedFact, ...]:
+    """What was brought over in this operation, next to whomever."""
+    operation = s.record.operation
+    words = [facts.at_hand for facts in s.snapshot.instances]
+    found = [word.salvaged for word in words if word is not None and word.salvaged is not None]
+    return tuple(each for each in found if operation is not None and each.operation == operation.id)
 
 
-def whole(s: Situation, held: Position) -> bool:
-    """Whether a volume that holds this much is not an older one (not a guard)."""
+def _whole(s: Situation, held: Position) -> bool:
+    """Whether a volume that holds this much is not an older one."""
     known = [s.record.durability.floor, s.record.durability.base]
     for member in s.record.replicas:
         server = s.snapshot.server(member.name)
@@ -371,34 +375,34 @@ def whole(s: Situation, held: Position) -> bool:
     return all(held.covers(position) for position in known)
 
 
-def tail(s: Situation) -> Position:
-    """Everything that the dead primary's binary logs hold; empty: not known, or not to be relied on (not a guard)."""
-    primary = primary_facts(s)
-    word = primary.at_hand if primary is not None else None
+def salvaging(s: Situation) -> bool:
+    """Whether a candidate gets what it lacks from the dead primary's volume (not a guard)."""
     operation = s.record.operation
-    if operation is not None and (operation.tail or operation.without_tail):
-        return operation.tail
-    if word is None or word.history is None or not volume_at_hand(s):
-        return Position()
-    return word.history.position()
+    if operation is None or operation.without_tail:
+        return False
+    return bool(operation.tail) or volume_at_hand(s)
 
 
-def tail_secured(s: Situation) -> bool:
-    """What the dead primary's binary logs hold is known, and the best replica received it or has it in a file."""
-    everything, best = tail(s), elected(s)
-    return bool(everything) and best is not None and has_tail(s, best.name, everything)
-
-
-def has_tail(s: Situation, name: str, everything: Position) -> bool:
-    """Whether that instance received it all, or has what it lacks in the file of this operation (not a guard)."""
+def secured(s: Situation, name: str) -> Position:
+    """Everything that the dead primary's volume holds, if that instance has received it or has the rest in a file
+    of this operation; else empty (not a guard).
+    """
     facts, operation = s.snapshot.instance(name), s.record.operation
     server = facts.answering if facts is not None else None
     if facts is None or server is None or operation is None:
-        return False
-    if election.received(server).covers(everything):
-        return True
+        return Position()
+    if operation.tail and election.received(server).covers(operation.tail):
+        return operation.tail
     salvaged = facts.at_hand.salvaged if facts.at_hand is not None else None
-    return salvaged is not None and salvaged.operation == operation.id and salvaged.upto.covers(everything)
+    if salvaged is None or salvaged not in _salvaged(s) or not _whole(s, salvaged.upto):
+        return Position()
+    return salvaged.upto if election.received(server).covers(salvaged.after) else Position()
+
+
+def tail_secured(s: Situation) -> bool:
+    """What the dead primary's binary logs hold was brought to the best replica: it has received it, or has it in a file."""
+    best = elected(s)
+    return best is not None and bool(secured(s, best.name))
 
 
 def may_go_without_tail(s: Situation) -> bool:
@@ -414,11 +418,11 @@ def salvage_overdue(s: Situation) -> bool:
 
 
 def candidate_has_tail(s: Situation) -> bool:
-    """What is to be salvaged is with the best replica; or nothing is."""
+    """What was salvaged is with the best replica; or nothing was."""
     operation, best = s.record.operation, elected(s)
     if operation is None or not operation.tail:
         return True
-    return best is not None and has_tail(s, best.name, operation.tail)
+    return best is not None and secured(s, best.name).covers(operation.tail)
 
 
 def _candidate(s: Situation) -> ServerFact | None:

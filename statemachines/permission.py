@@ -41,16 +41,10 @@ def _uncertain_because(s: Situation) -> str:
 
 
 def _salvageable(s: Situation) -> bool:
-    """Whether a dead primary's volume would tell everything: its sidecar is there, and the volume is no older one."""
+    """Whether a dead primary's volume would tell everything: its sidecar is there and can."""
     primary = g.primary_facts(s)
     word = primary.at_hand if primary is not None else None
-    if (
-        word is None
-        or not word.salvages
-        or (word.history is not None and not g.whole(s, word.history.position()))
-    ):
-        return False
-    return word.incarnation == s.record.primary_incarnation
+    return word is not None and word.salvages and word.incarnation == s.record.primary_incarnation
 
 
 def _fence_reaches(s: Situation) -> bool:
@@ -67,7 +61,8 @@ def _fence_reaches(s: Situation) -> bool:
 
 def _could_become_fit(s: Situation) -> bool:
     """Before the fence, facts lag by a probe, so being behind is no bar; nor is an SQL thread that it would start."""
-    for each in election.rank(s.record, s.snapshot, by_policy=g.promote_allowed(s)):
+    ranked = election.rank(s.record, s.snapshot, by_policy=g.promote_allowed(s), salvaging=_salvageable(s))
+    for each in ranked:
         soft = {election.Unfit.BEHIND_OTHER, election.Unfit.BEHIND_FLOOR}
         facts = s.snapshot.instance(each.name)
         if facts is not None and facts.answering is not None and election.can_apply(facts.answering):

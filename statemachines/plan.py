@@ -260,22 +260,14 @@ def _hold(s: Situation) -> Iterator[e.Effect]:
 
 
 def _salvage(s: Situation) -> Iterator[e.Effect]:
-    primary, operation = _facts(s, s.record.primary), s.record.operation
-    best, everything = g.elected(s), g.tail(s)
-    if primary is None or primary.pod is None or primary.pod.ip is None or operation is None:
+    """Bring what the best replica lacks of the dead primary's binary logs into a file next to it."""
+    primary, operation, best = _facts(s, s.record.primary), s.record.operation, g.elected(s)
+    if primary is None or operation is None or best is None or not g.volume_at_hand(s):
         return
-    if best is None or not everything or g.has_tail(s, best.name, everything):
-        return
-    yield e.Salvage(
-        best.name,
-        primary.name,
-        primary.pod.ip,
-        best.received,
-        everything,
-        operation.id,
-        s.record.epoch,
-        s.record.cluster_id,
-    )
+    if not g.secured(s, best.name):
+        yield e.Salvage(
+            best.name, primary.name, best.received, operation.id, s.record.epoch, s.record.cluster_id
+        )
 
 
 def _permit(s: Situation) -> Iterator[e.Effect]:

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from statemachines import election
 from statemachines.detection import analyse, proofs
-from statemachines.election import NOTHING
 from statemachines.facts import ServerFact, Snapshot
-from statemachines.guards import elected, tail
+from statemachines.gtid import Position
+from statemachines.guards import elected, secured, volume_at_hand
 from statemachines.record import (
     Durability,
     DurabilityMode,
@@ -115,10 +115,12 @@ def choose_candidate(s: Situation) -> Record:
 def note_tail(s: Situation) -> Record:
     """What the dead primary's volume holds is where it is needed."""
     assert s.record.operation is not None
-    everything = tail(s)
-    operation = s.record.operation
+    best = elected(s)
+    assert best is not None
+    everything, operation = secured(s, best.name), s.record.operation
     if not operation.tail:
-        evidence = f"{operation.evidence}; its volume holds up to {everything}, secured"
+        saved = "nothing more" if best.received.covers(everything) else f"up to {everything}, saved"
+        evidence = f"{operation.evidence}; its volume holds {saved}"
         operation = replace(operation, tail=everything, evidence=evidence)
     return replace(s.record, operation=operation)
 
@@ -126,13 +128,10 @@ def note_tail(s: Situation) -> Record:
 def go_on_without_tail(s: Situation) -> Record:
     """What only the dead primary's volume holds stays there: nobody was told of it, or Promote accepts the loss."""
     assert s.record.operation is not None
-    operation, everything = s.record.operation, tail(s)
-    what = f"holds up to {everything}, not salvaged in time" if everything else "is out of reach"
-    evidence = f"{operation.evidence}; its volume {what}"
-    return replace(
-        s.record,
-        operation=replace(operation, tail=NOTHING, without_tail=True, evidence=evidence),
-    )
+    what = "was not read in time" if volume_at_hand(s) else "is out of reach"
+    evidence = f"{s.record.operation.evidence}; its volume {what}"
+    operation = replace(s.record.operation, tail=Position(), without_tail=True, evidence=evidence)
+    return replace(s.record, operation=operation)
 
 
 def drop_candidate(s: Situation) -> Record:

@@ -66,8 +66,8 @@ class Node(NamedTuple):
     unacked: int = 0  # commits whose client heard OK though nobody acknowledged
     held: bool = False  # by its sidecar, on its volume
     permitted: bool = False  # the next start may begin
-    file: tuple[Entry, ...] = ()  # salvaged from another's log, as its sidecar keeps it
-    file_from: int = 0  # how much of that log comes before
+    file: tuple[Entry, ...] = ()  # another's log, of which its sidecar keeps what was salvaged
+    file_from: int = 0  # how much of that log it does not keep
     file_epoch: int = 0  # in which it was salvaged
     # What follows is shown by no fact.
     opened: int = 0  # the epoch for which this server start was opened
@@ -335,17 +335,16 @@ def sidecar_fact(world: World, number: int, record: Record) -> SidecarFact:
         waiting=incarnation(number, node._replace(inc=node.inc + 1))
         if node.proc == DEAD and not node.permitted
         else "",
-        history=History.of(_positions(node.log)) if ended and node.held else None,
-        salvaged=SalvagedFact(operation=operation, upto=Position(_positions_after(node)))
-        if node.file
+        salvaged=SalvagedFact(
+            operation=operation,
+            after=Position(_positions(node.file[: node.file_from])),
+            upto=Position(_positions(node.file)),
+        )
+        if node.file_epoch
         else None,
         answers=node.proc == RUNNING if process is Process.RUNNING else None,
         answers_since=SINCE,
     )
-
-
-def _positions_after(node: Node) -> tuple[Gtid, ...]:
-    return tuple(Gtid(0, entry[0] + 1, place) for place, entry in enumerate(node.file, node.file_from + 1))
 
 
 def _server(world: World, number: int, node: Node, asked_at: float) -> ServerFact:
@@ -529,9 +528,9 @@ def execute(world: World, number: int, effect: e.Effect, term: int) -> World:
         case e.Salvage():
             return _salvage(world, number, node, effect)
         case e.ApplySalvaged():
-            missing = node.file[len(node.log) - node.file_from :]
             ready = node.proc == RUNNING and not node.relay and node.file_from <= len(node.log)
-            return put(world, number, node._replace(log=node.log + missing)) if ready else world
+            ready = ready and node.log == node.file[: len(node.log)]
+            return put(world, number, node._replace(log=node.file)) if ready else world
         case _:
             return world
 
@@ -547,7 +546,7 @@ def _salvage(world: World, number: int, node: Node, effect: e.Salvage) -> World:
     return put(
         world,
         number,
-        node._replace(file=other.log[len(held) :], file_from=len(held), file_epoch=effect.epoch),
+        node._replace(file=other.log, file_from=len(held), file_epoch=effect.epoch),
     )
 
 

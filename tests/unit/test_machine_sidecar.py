@@ -22,7 +22,7 @@ from statemachines.facts import (
     Snapshot,
     Writing,
 )
-from statemachines.gtid import History, Position
+from statemachines.gtid import Position
 from statemachines.permission import failover_blocked_by
 from statemachines.plan import plan
 from statemachines.record import Durability, Record, Recorded, Witness
@@ -47,13 +47,12 @@ from tests.unit.machine_cases import (
 )
 
 
-def dead(history: str | None = "0-1-7", **changes: Any) -> SidecarFact:
-    """The sidecar of the primary, whose server ended, is held, and logged up to there."""
+def dead(**changes: Any) -> SidecarFact:
+    """The sidecar of the primary, whose server ended and is held."""
     return sidecar(
         process=Process.ENDED,
         held=True,
         waiting="start-0-again",
-        history=None if history is None else History.parse(history),
         answers=None,
         **changes,
     )
@@ -191,51 +190,55 @@ def test_servers_that_are_down_may_start_when_no_operation_needs_them_as_they_ar
 # --- salvage ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_only_the_dead_primary_holds_is_fetched_before_anybody_is_elected() -> None:
-    facts = fenced(primary=dead("0-1-7"))
-    decision = went_through(facts, failing())
+def saved(upto: str = "0-1-7", *, after: str = "0-1-5", of: str = "1-8") -> SidecarFact:
+    """The sidecar of a replica that has a file of that failover."""
+    there = SalvagedFact(operation=of, after=Position.parse(after), upto=Position.parse(upto))
+    return sidecar(1, salvaged=there)
+
+
+def with_file(upto: str = "0-1-7", **changes: Any) -> tuple[InstanceFacts, InstanceFacts]:
+    return replace(replica(1), sidecar=saved(upto, **changes)), replica(2)
+
+
+GONE = instance(2, **met(Reach.SILENT, pod_uid="pod-2"))
+
+
+def test_what_only_the_dead_primary_holds_is_brought_over_before_anybody_is_elected() -> None:
+    decision = went_through(fenced(primary=dead()), failing())
     assert decision.record.state is State.SALVAGING
-    [salvage] = [each for each in decision.effects if isinstance(each, e.Salvage)]
-    assert (salvage.instance, salvage.source, salvage.source_address) == (FIRST, PRIMARY, "10.0.0.1")
-    assert (salvage.after, salvage.upto) == (Position.parse("0-1-5"), Position.parse("0-1-7"))
-
-
-def with_file(upto: str = "0-1-7", of: str = "1-8") -> tuple[InstanceFacts, InstanceFacts]:
-    there = sidecar(1, salvaged=SalvagedFact(operation=of, upto=Position.parse(upto)))
-    return replace(replica(1), sidecar=there), replica(2)
+    salvage = e.Salvage(FIRST, PRIMARY, Position.parse("0-1-5"), "1-8", 1, UID)
+    assert [each for each in decision.effects if isinstance(each, e.Salvage)] == [salvage]
 
 
 def test_the_candidate_has_to_hold_what_was_salvaged_before_it_is_committed() -> None:
-    facts = fenced(primary=dead("0-1-7"), replicas=with_file())
-    decision = went_through(facts, failing())
+    decision = went_through(fenced(primary=dead(), replicas=with_file()), failing())
     assert decision.record.state is State.EQUALISING
-    done = decision.record.operation
+    done, everything = decision.record.operation, Position.parse("0-1-7")
     assert done is not None
-    assert (done.candidate, done.target, done.tail) == (
-        FIRST,
-        Position.parse("0-1-7"),
-        Position.parse("0-1-7"),
-    )
-    assert decision.effects == (e.ApplySalvaged(FIRST, "1-8", Position.parse("0-1-7"), 1, UID),)
+    assert (done.candidate, done.target, done.tail) == (FIRST, everything, everything)
+    assert decision.effects == (e.ApplySalvaged(FIRST, "1-8", everything, 1, UID),)
 
 
-@pytest.mark.parametrize(
-    "file", [("0-1-6", "1-8"), ("0-1-7", "1-2")], ids=["too short", "of another failover"]
-)
-def test_a_file_that_is_not_this_failovers_or_not_whole_is_no_salvage(file: tuple[str, str]) -> None:
-    decision = went_through(fenced(primary=dead("0-1-7"), replicas=with_file(*file)), failing())
-    assert decision.record.state is State.SALVAGING
-
-
-def test_where_nothing_is_missing_salvaging_is_passed_without_a_write() -> None:
-    decision = went_through(fenced(primary=dead("0-1-5")), failing())
+def test_an_empty_file_says_that_nothing_is_missing_and_costs_no_write() -> None:
+    decision = went_through(fenced(primary=dead(), replicas=with_file("0-1-5")), failing())
     assert decision.record.state is State.EQUALISING
     assert not decision.write
     assert [each.trigger for each in decision.entries][:2] == ["fenced", "salvaged"]
+    assert isinstance(decision.effects[0], e.Equalise)
 
 
-def test_without_a_sidecar_at_hand_salvaging_is_passed_if_every_witness_is_there() -> None:
-    for lost in (None, sidecar(process=Process.ENDED, connected=False)):
+@pytest.mark.parametrize(
+    "file",
+    [{"of": "1-2"}, {"after": "0-1-6"}],
+    ids=["of another failover", "it continues what this one has not"],
+)
+def test_a_file_that_does_not_fit_is_no_salvage(file: dict[str, str]) -> None:
+    decision = went_through(fenced(primary=dead(), replicas=with_file(**file)), failing())
+    assert decision.record.state is State.SALVAGING
+
+
+def test_without_a_sidecar_that_salvages_it_is_passed_if_every_witness_is_there() -> None:
+    for lost in (None, sidecar(process=Process.ENDED, connected=False), dead(salvages=False)):
         decision = went_through(fenced(primary=lost), failing())
         assert decision.record.state is State.EQUALISING
         assert decision.record.operation is not None
@@ -245,19 +248,16 @@ def test_without_a_sidecar_at_hand_salvaging_is_passed_if_every_witness_is_there
 def test_an_optional_salvage_ends_after_a_while_and_a_needed_one_is_waited_for() -> None:
     late = WALL + g.SALVAGE_SECONDS
     salvaging = failing(State.SALVAGING)
-    facts = fenced(primary=dead("0-1-7"))
-    assert went_through(facts, salvaging, late).record.state is State.EQUALISING
-    missing = instance(2, **met(Reach.SILENT, pod_uid="pod-2"))
-    alone = fenced(primary=dead("0-1-7"), replicas=(replica(1), missing))
+    assert went_through(fenced(primary=dead()), salvaging, late).record.state is State.EQUALISING
+    alone = fenced(primary=dead(), replicas=(replica(1), GONE))
     assert went_through(alone, salvaging, late).record.state is State.SALVAGING
 
 
 def test_a_missing_witness_is_made_up_for_by_the_volume_of_the_dead_primary() -> None:
-    missing = instance(2, **met(Reach.SILENT, pod_uid="pod-2"))
-    whole = fenced(primary=dead("0-1-5"), replicas=(replica(1), missing))
-    assert failover_blocked_by(situation(facts=whole, known=record())) == ""
-    assert went_through(whole, failing()).record.state is State.EQUALISING
-    no_volume = fenced(primary=None, replicas=(replica(1), missing))
+    volume = fenced(primary=dead(), replicas=(with_file("0-1-5")[0], GONE))
+    assert failover_blocked_by(situation(facts=volume, known=record())) == ""
+    assert went_through(volume, failing()).record.state is State.EQUALISING
+    no_volume = fenced(primary=None, replicas=(replica(1), GONE))
     assert failover_blocked_by(situation(facts=no_volume, known=record())) == "WitnessMissing"
     assert went_through(no_volume, failing()).record.state is State.FENCING
 
@@ -268,54 +268,50 @@ def test_what_was_asynchronous_is_on_the_volume_too() -> None:
         witnesses=(Witness(name=PRIMARY), Witness(name=FIRST, incarnation="start-1")),
         floor=Position.parse("0-1-4"),
     )
-    facts = fenced(primary=dead("0-1-9"), replicas=with_file("0-1-9"))
+    facts = fenced(primary=dead(), replicas=with_file("0-1-9"))
     decision = went_through(facts, failing(durability=durability))
     assert decision.record.state is State.EQUALISING
     assert decision.record.operation is not None
     assert decision.record.operation.target == Position.parse("0-1-9")
 
 
-def test_a_volume_with_less_than_is_known_to_be_acknowledged_or_received_is_not_relied_on() -> None:
-    missing = instance(2, **met(Reach.SILENT, pod_uid="pod-2"))
-    for held in ("0-1-3", "0-1-4"):  # behind the floor; behind what a replica received
-        facts = fenced(primary=dead(held), replicas=(replica(1), missing))
-        assert not g.volume_at_hand(situation(facts=facts, known=failing()))
-        assert went_through(facts, failing()).record.state is State.FENCING
+def test_a_volume_that_turns_out_to_have_less_than_is_known_to_be_acknowledged_is_not_relied_on() -> None:
+    known = record(durability=replace(record().durability, floor=Position.parse("0-1-8")))
+    short = fenced(primary=dead(), replicas=(with_file("0-1-7")[0], GONE))
+    salvaging = replace(known, state=State.SALVAGING, operation=failing().operation)
+    assert not g.volume_at_hand(situation(facts=short, known=salvaging))
+    assert went_through(short, salvaging).record.state is State.FENCING
 
 
 def test_when_another_is_the_best_the_salvage_is_made_anew_next_to_it() -> None:
-    longer = replica(2, "0-1-6")
-    facts = fenced(primary=dead("0-1-7"), replicas=(with_file()[0], longer))
+    facts = fenced(primary=dead(), replicas=(with_file()[0], replica(2, "0-1-6")))
     electing = failing(State.ELECTING)
     assert electing.operation is not None
     electing = replace(electing, operation=replace(electing.operation, tail=Position.parse("0-1-7")))
     decision = went_through(facts, electing)
     assert decision.record.state is State.SALVAGING
-    [salvage] = [each for each in decision.effects if isinstance(each, e.Salvage)]
-    assert (salvage.instance, salvage.after) == (SECOND, Position.parse("0-1-6"))
+    salvage = e.Salvage(SECOND, PRIMARY, Position.parse("0-1-6"), "1-8", 1, UID)
+    assert [each for each in decision.effects if isinstance(each, e.Salvage)] == [salvage]
 
 
 def test_a_salvage_that_leads_to_nothing_lets_the_primary_start_again() -> None:
-    missing = instance(2, **met(Reach.SILENT, pod_uid="pod-2"))
-    facts = fenced(primary=dead("0-1-7"), replicas=(replica(1), missing))
-    salvaging = failing(State.SALVAGING)
-    decision = went_through(facts, salvaging, WALL + 20.0)
+    facts = fenced(primary=dead(), replicas=(replica(1), GONE))
+    decision = went_through(facts, failing(State.SALVAGING), WALL + 20.0)
     assert decision.record.state is State.DEGRADED
     assert decision.record.refuted_proven
     assert e.PermitServer(PRIMARY, "start-0-again", 1, UID) in decision.effects
 
 
 def test_with_the_volume_at_hand_a_restarted_replica_may_be_promoted() -> None:
-    restarted = replica(1)
     known = record(
         durability=Durability(
             recorded=Recorded.SEMI_SYNC,
             witnesses=(Witness(name=FIRST, incarnation="start-before"),),
-            floor=Position.parse("0-1-4"),
+            floor=Position.parse("0-1-6"),
         )
     )
-    facts = fenced(primary=None, replicas=(restarted,))
+    facts = fenced(primary=None, replicas=(replica(1),))
     assert election.elect(known, facts, by_policy=False) is None
-    best = election.elect(known, facts, by_policy=False, tail=Position.parse("0-1-7"))
+    best = election.elect(known, facts, by_policy=False, salvaging=True)
     assert best is not None
     assert best.name == FIRST

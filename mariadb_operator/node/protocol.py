@@ -297,11 +297,21 @@ class WatchEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What was not let in since the sidecar started."""
+
+    refused: int = 0  # requests
+    bad_keys: int = 0
+    turned_away: int = 0  # connections and sessions above the limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateReply:
     """Of `state`."""
 
     greeting: Greeting
     state: NodeState
+    counts: Counts = Counts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

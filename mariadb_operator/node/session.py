@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -18,6 +19,7 @@ from mariadb_operator.node.protocol import (
     Refusal,
     Reply,
     Request,
+    StateReply,
     Verb,
     WatchRequest,
     read_request,
@@ -160,6 +162,8 @@ class Session(asyncssh.SSHServerSession[bytes]):
             logger.exception("verb %s failed", self._verb)
             self._end(b"", _BROKEN)
         else:
+            if isinstance(reply, StateReply):
+                reply = replace(reply, counts=self._server.tally.counts())
             self._reply(reply)
 
     def _reply(self, reply: Reply) -> None:

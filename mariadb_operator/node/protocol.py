@@ -221,11 +221,12 @@ class DeathState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateState:
-    """What the supervisor announced last: of which start, and how the one before ended (-1: none did)."""
+    """What the supervisor announced last, and of which start."""
 
     phase: Phase
     incarnation: str
-    code: int = -1
+    ended: str = ""  # the last server, if its supervisor saw it end; empty when that one is gone itself
+    code: int = -1  # with which it ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

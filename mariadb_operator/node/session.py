@@ -87,11 +87,11 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
     def session_started(self) -> None:
         """Wait for the line, not for ever."""
-        if self._verb is None:
-            # By its name as far as we know it: it is not ours and stays out of the log.
-            self._refuse(Reason.UNKNOWN_VERB, f"it is none of {', '.join(verb.value for verb in Verb)}")
-        elif not self._server.requests.take():
+        if not self._server.requests.take():
             self._refuse(Reason.BUSY, "too many requests")
+        elif self._verb is None:
+            # What it was called is somebody else's text and stays out of the log.
+            self._refuse(Reason.UNKNOWN_VERB, f"it is none of {', '.join(verb.value for verb in Verb)}")
         else:
             seconds = self._server.limits.request_seconds
             self._late = asyncio.get_running_loop().call_later(

@@ -68,10 +68,13 @@ class Observer:
     def gate(self) -> GateState | None:
         """What the supervisor announced last."""
         said = self._gate.announcement()
-        return (
-            None
-            if said is None
-            else GateState(phase=said.phase, incarnation=said.incarnation, code=said.code)
+        if said is None:
+            return None
+        used = self._gate.used
+        # A supervisor that is new has seen no end (-1), and the server of the one before may live on.
+        over = said.code != -1 and (said.phase in (Phase.ENDED, Phase.LEFT) or used != said.incarnation)
+        return GateState(
+            phase=said.phase, incarnation=said.incarnation, ended=used if over else "", code=said.code
         )
 
     @property
@@ -156,12 +159,12 @@ class Observer:
             seen_at=self._clock.monotonic(),
         )
         logger.info("server %s lives, process %d", process.incarnation, process.pid)
-        if self._hold():
-            logger.warning("server %s was started where none may live: killing it", process.incarnation)
-            self._watch.kill()
         self._watch.watch_threads()
         self._probes.server_started()
         self.notify()
+        if self._hold():
+            logger.warning("server %s was started where none may live: killing it", process.incarnation)
+            self._watch.kill()
 
     def _answered(self) -> None:
         # All that it has are there by now.

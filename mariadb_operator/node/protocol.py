@@ -221,11 +221,12 @@ class DeathState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateState:
-    """What the supervisor announced last: of which start, and how the one before ended (-1: none did)."""
+    """What the supervisor announced last, and of which start."""
 
     phase: Phase
     incarnation: str
-    code: int = -1
+    ended: str = ""  # the last server, if its supervisor saw it end; empty when that one is gone itself
+    code: int = -1  # with which it ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,11 +298,21 @@ class WatchEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What was not let in since the sidecar started."""
+
+    refused: int = 0  # requests
+    bad_keys: int = 0
+    turned_away: int = 0  # connections and sessions above the limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateReply:
     """Of `state`."""
 
     greeting: Greeting
     state: NodeState
+    counts: Counts = Counts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import asyncssh
 
 from mariadb_operator.node.keys import ALGORITHM, Keys
-from mariadb_operator.node.protocol import USERNAME, Reason
+from mariadb_operator.node.protocol import USERNAME, Counts, Reason
 from mariadb_operator.node.session import Session
 from mariadb_operator.node.verbs import Verbs
 from mariadb_operator.runtime.clock import Clock
@@ -45,12 +45,16 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Counts:
-    """What was refused since the start."""
+class Tally:
+    """What was not let in since the start."""
 
     refused: Counter[Reason] = field(default_factory=Counter)
     bad_keys: int = 0
     turned_away: int = 0
+
+    def counts(self) -> Counts:
+        """As the protocol tells it."""
+        return Counts(refused=self.refused.total(), bad_keys=self.bad_keys, turned_away=self.turned_away)
 
 
 class Rate:
@@ -78,7 +82,7 @@ class Server:
     """Lets clients in and hands their requests to the verbs."""
 
     def __init__(self, *, verbs: Verbs, keys: Keys, limits: Limits, clock: Clock) -> None:
-        self.counts = Counts()
+        self.tally = Tally()
         self.verbs = verbs
         self.keys = keys
         self.limits = limits
@@ -121,7 +125,7 @@ class Server:
 
     def refuse(self, reason: Reason, *, peer: str, what: str, detail: str) -> None:
         """Count and log it."""
-        self.counts.refused[reason] += 1
+        self.tally.refused[reason] += 1
         logger.warning("refused %s from %s: %s: %s", what, peer, reason.value, detail)
 
     def _let_in(self, accepted: socket.socket, peer: str) -> None:
@@ -130,7 +134,7 @@ class Server:
             or self._logging_in >= self.limits.logins
             or not self._connections.take()
         ):
-            self.counts.turned_away += 1
+            self.tally.turned_away += 1
             logger.warning("turned away a connection from %s: too many", peer)
             accepted.close()
             return
@@ -225,7 +229,7 @@ class Guest(asyncssh.SSHServer):
         if username == USERNAME and self._server.keys.accepts(key.public_data):
             self._key = key.public_data
             return True
-        self._server.counts.bad_keys += 1
+        self._server.tally.bad_keys += 1
         self._offered += 1
         logger.warning("a key from %s is none of ours", self._peer)
         if self._offered >= self._server.limits.keys and self._connection is not None:
@@ -237,7 +241,7 @@ class Guest(asyncssh.SSHServer):
         if self._connection is None or not self.welcome():
             return False
         if self._sessions >= self._server.limits.sessions:
-            self._server.counts.turned_away += 1
+            self._server.tally.turned_away += 1
             logger.warning("turned away a session from %s: too many", self._peer)
             return False
         self._sessions += 1

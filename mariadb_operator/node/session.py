@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import asyncssh
@@ -18,6 +19,7 @@ from mariadb_operator.node.protocol import (
     Refusal,
     Reply,
     Request,
+    StateReply,
     Verb,
     WatchRequest,
     read_request,
@@ -85,11 +87,11 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
     def session_started(self) -> None:
         """Wait for the line, not for ever."""
-        if self._verb is None:
-            # By its name as far as we know it: it is not ours and stays out of the log.
-            self._refuse(Reason.UNKNOWN_VERB, f"it is none of {', '.join(verb.value for verb in Verb)}")
-        elif not self._server.requests.take():
+        if not self._server.requests.take():
             self._refuse(Reason.BUSY, "too many requests")
+        elif self._verb is None:
+            # What it was called is somebody else's text and stays out of the log.
+            self._refuse(Reason.UNKNOWN_VERB, f"it is none of {', '.join(verb.value for verb in Verb)}")
         else:
             seconds = self._server.limits.request_seconds
             self._late = asyncio.get_running_loop().call_later(
@@ -160,6 +162,8 @@ class Session(asyncssh.SSHServerSession[bytes]):
             logger.exception("verb %s failed", self._verb)
             self._end(b"", _BROKEN)
         else:
+            if isinstance(reply, StateReply):
+                reply = replace(reply, counts=self._server.tally.counts())
             self._reply(reply)
 
     def _reply(self, reply: Reply) -> None:

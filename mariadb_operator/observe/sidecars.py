@@ -92,11 +92,7 @@ class InstanceSidecar:
 
 def fact(state: NodeState, *, before: SidecarFact | None, pod_uid: str, at: float) -> SidecarFact:
     """What a sidecar knows. Spans are counted from when we first heard of what they are about."""
-    process, incarnation = Process.UNKNOWN, ""
-    if state.server is not None:
-        process, incarnation = Process.RUNNING, state.server.incarnation
-    elif state.death is not None:
-        process, incarnation = Process.ENDED, state.death.incarnation
+    process, incarnation = _process(state)
     answers = _ANSWERS.get(state.probes.ping)
     writing = _writing(state)
     known = before if before is not None and before.connected else None
@@ -115,6 +111,17 @@ def fact(state: NodeState, *, before: SidecarFact | None, pod_uid: str, at: floa
         writing=writing,
         writing_since=known.writing_since if known is not None and known.writing is writing else at,
     )
+
+
+def _process(state: NodeState) -> tuple[Process, str]:
+    """The supervisor's word of whom it reaped is the newer one: the sidecar may have been away."""
+    if state.server is not None:
+        return Process.RUNNING, state.server.incarnation
+    if state.gate is not None and state.gate.ended:
+        return Process.ENDED, state.gate.ended
+    if state.death is not None:
+        return Process.ENDED, state.death.incarnation
+    return Process.UNKNOWN, ""
 
 
 def _writing(state: NodeState) -> Writing:

@@ -27,6 +27,7 @@ CONTAINER: Final = "mariadb"
 SIDECAR: Final = "node"
 SIDECAR_PORT: Final = 33064  # below all that a client is given by itself
 SIDECAR_PORT_NAME: Final = "node"
+PORT_NAME: Final = "node"
 # A kubelet starts what crashed again after 10 s, then 20, up to 300; this after 0.2. Code 2: a setting can't be used.
 _RESPAWN: Final = """
 trap 'trap "" TERM; kill "$node"; wait "$node"; exit 0' TERM INT
@@ -38,6 +39,7 @@ while :; do
     sleep 0.2
 done
 """
+_PYTHON: Final = "/opt/operator/bin/python"  # in the operator's image
 PORT_NAME: Final = "mariadb"
 ADMIN_PORT_NAME: Final = "admin"
 USER_ID: Final = 999  # of mysql, in the official image too
@@ -112,13 +114,11 @@ def _sidecar(ordinal: int, *, image: str) -> Manifest:
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "restartPolicy": "Always",
-        "command": ["/bin/sh", "-c", _RESPAWN],
+        "command": [_PYTHON, "-m", "mariadb_operator.node.respawn"],
         "env": [
             {"name": "SERVER_ID", "value": str(server_id(ordinal))},
-            {
-                "name": "USER",
-                "value": "mysql",
-            },  # the image has no name for this uid, and aiomysql asks for one
+            # The image has no name for this uid, and aiomysql asks for one.
+            {"name": "USER", "value": "mysql"},
         ],
         "ports": [{"name": SIDECAR_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},

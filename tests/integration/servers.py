@@ -4,12 +4,15 @@ its own in 127.0.0.0/8. Not for tests that need a kernel boundary between server
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import termios
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -261,6 +264,24 @@ class Server:
         return Source(
             host=self.address, port=ADMIN_PORT, user=account, password=PASSWORDS[account], ca=replica.ca
         )
+
+
+async def supervisor_looked(server: Server, pipe: str = "permitted") -> None:
+    """Return when a gated supervisor has looked at its files anew, and waits again.
+
+    Twice: the byte that is read may end a look that had begun before.
+    """
+    descriptor = os.open(server.gate / pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        for _ in range(2):
+            os.write(descriptor, b"\n")
+            await eventually(f"the supervisor waits at {pipe}", lambda: not _unread(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _unread(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def root(server: Server, sql: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from mariadb_operator.node.gate import Gate
 from mariadb_operator.node.protocol import LeaseState, Phase, Role
 from mariadb_operator.runtime.clock import SystemClock
-from tests.integration.servers import DEADLINE, Server, Servers, eventually, root
+from tests.integration.servers import DEADLINE, Server, Servers, eventually, root, supervisor_looked
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ async def test_the_permit_of_another_start_opens_nothing(gated: Server) -> None:
     attendant = await started(gated)
     incarnation = await attendant.waits_for(Phase.WAITING)
     attendant.give("0" * 16)
-    await asyncio.sleep(0.2)  # time in which a wrong start would be seen
+    await supervisor_looked(gated)
     assert gated.pid() is None
     attendant.give(incarnation)
     await attendant.waits_for(Phase.RUNNING)
@@ -115,7 +115,7 @@ async def test_a_crash_needs_a_permit_of_its_own_and_frees_the_volume(gated: Ser
     assert said is not None
     assert said.code == 128 + signal.SIGKILL
     assert lock_is_free(gated)
-    await asyncio.sleep(0.2)
+    await supervisor_looked(gated)
     assert gated.pid() is None
     attendant.give(second)
     await attendant.waits_for(Phase.RUNNING)
@@ -150,7 +150,7 @@ async def test_a_start_waits_for_whoever_works_on_the_volume(gated: Server) -> N
         await eventually("it waits for the lock", lambda: "another server holds the volume" in gated.log())
         # Withdrawn before it was used up: with the lock in hand nothing can start.
         attendant.gate.revoke()
-    await asyncio.sleep(0.2)
+    await supervisor_looked(gated)
     assert gated.pid() is None
     attendant.give(incarnation)
     await attendant.waits_for(Phase.RUNNING)
@@ -176,7 +176,7 @@ async def test_a_supervisor_that_starts_anew_asks_anew(gated: Server) -> None:
     attendant.give(first)
     gated.start()
     second = await attendant.waits_for(Phase.WAITING, after=first)
-    await asyncio.sleep(0.2)
+    await supervisor_looked(gated)
     assert gated.pid() is None
     attendant.give(second)
     await attendant.waits_for(Phase.RUNNING)
@@ -219,12 +219,14 @@ async def test_a_server_without_a_lease_lives_and_one_with_a_lease_dies_at_its_e
     attendant = await started(gated)
     incarnation = await attendant.admits()
     attendant.gate.let_live(LeaseState(incarnation="f" * 16, deadline=clock.monotonic() - 5))
-    await asyncio.sleep(0.2)
+    await supervisor_looked(gated, "leased")
     assert gated.pid() is not None
-    for _ in range(5):
-        attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=clock.monotonic() + 0.5))
-        await asyncio.sleep(0.2)
+    first = clock.monotonic() + 2
+    attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=first))
+    attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=first + 60))
+    await asyncio.sleep(first + 1.1 - clock.monotonic())  # it has looked again after the first one's end
     assert gated.pid() is not None
+    attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=clock.monotonic()))
     attendant.leaves()  # it is enforced without the sidecar
     await eventually("it is killed", lambda: "the lease of mariadbd is over" in gated.log())
     await eventually("it waits", lambda: "ended with code 137" in gated.log())
@@ -234,9 +236,9 @@ async def test_a_lease_can_be_ended(gated: Server) -> None:
     clock = SystemClock()
     attendant = await started(gated)
     incarnation = await attendant.admits()
-    attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=clock.monotonic() + 0.5))
+    attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=clock.monotonic() + 5))
     attendant.gate.end_lease()
-    await asyncio.sleep(1)
+    await supervisor_looked(gated, "leased")
     assert gated.pid() is not None
     attendant.gate.let_live(LeaseState(incarnation=incarnation, deadline=clock.monotonic() + 0.3))
     await eventually("it is killed", lambda: "the lease of mariadbd is over" in gated.log())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 
@@ -26,7 +27,7 @@ from mariadb_operator.node.protocol import (
 from mariadb_operator.runtime.clock import SystemClock
 from mariadb_operator.ssh.connection import SidecarConnection
 from mariadb_operator.ssh.errors import RefusedForGood, RefusedNow
-from tests.integration.servers import DEADLINE, Servers, eventually, root
+from tests.integration.servers import DEADLINE, Servers, eventually, root, supervisor_looked
 from tests.integration.sidecars import Sidecar, authority, eventually_async, stop, watching
 
 
@@ -99,8 +100,9 @@ async def test_a_fence_reaches_a_frozen_server_and_withdraws_an_unused_permit(si
     await sidecar.permit(following)
     assert (await sidecar.fence()).dead
     process.send_signal(signal.SIGCONT)
-    await asyncio.sleep(0.3)  # time in which a wrong start would be seen
-    assert sidecar.server.pid() is None
+    await supervisor_looked(sidecar.server)
+    # Not even begun: that it would be killed is another thing.
+    assert (sidecar.server.gate / "permit.used").read_text().split()[0] == incarnation
 
 
 async def test_a_server_that_starts_where_none_may_live_is_killed(sidecar: Sidecar) -> None:
@@ -139,7 +141,39 @@ async def test_a_crash_while_the_sidecar_is_away_waits_for_it(sidecar: Sidecar) 
     sidecar.server.signal(signal.SIGKILL)
     await eventually("it ended", lambda: "ended with code 137" in sidecar.server.log())
     sidecar.start()
-    assert await sidecar.admit(after=incarnation) != incarnation
+    following = await sidecar.waiting(after=incarnation)
+    state = await sidecar.state()
+    assert state.gate is not None
+    assert (state.gate.ended, state.gate.code) == (incarnation, 137)  # by the word of who reaped it
+    assert await sidecar.admit(after=incarnation) == following
+
+
+async def test_a_supervisor_that_is_new_has_seen_no_end(sidecar: Sidecar) -> None:
+    incarnation = await sidecar.admit()
+    process = sidecar.server.process
+    assert process is not None
+    process.kill()  # its mariadbd lives on
+    process.wait()
+    sidecar.server.start()
+    following = await sidecar.waiting(after=incarnation)
+    state = await sidecar.state()
+    assert state.gate is not None
+    assert state.gate.ended == ""
+    assert state.server is not None
+    assert state.server.incarnation == incarnation
+    # A permit opens nothing as long as the other one has the volume.
+    await sidecar.permit(following)
+    await eventually(
+        "it waits for the lock", lambda: "another server holds the volume" in sidecar.server.log()
+    )
+    os.kill(state.server.pid, signal.SIGKILL)
+    async with watching(sidecar) as (news, _):
+        await news.seen(
+            "its own server", lambda state: state.server and state.server.incarnation == following
+        )
+        assert news.state is not None
+        assert news.state.death is not None
+        assert news.state.death.incarnation == incarnation
 
 
 async def test_the_first_start_of_an_empty_volume_is_permitted_like_any(servers: Servers) -> None:

@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ import pytest
 from mariadb_operator.node.__main__ import Settings, build
 from mariadb_operator.node.protocol import (
     USERNAME,
+    Counts,
     FenceRequest,
     Reason,
     Refusal,
@@ -43,7 +46,7 @@ from mariadb_operator.ssh.errors import (
     SidecarUnreachable,
 )
 from tests.integration.servers import DEADLINE, eventually
-from tests.integration.sidecars import authority, new_key, public
+from tests.integration.sidecars import REPOSITORY, authority, new_key, public
 
 STATE = write(StateRequest())
 
@@ -172,8 +175,11 @@ async def test_another_key_is_refused_counted_and_logged_without_the_key(
     stranger = new_key()
     with pytest.raises(SidecarUnproven):
         await served.open(client_key=stranger)
-    assert served.server.counts.bad_keys == 1
+    assert served.server.tally.bad_keys == 1
     assert "a key from 127.0.0.1 is none of ours" in caplog.text
+    async with await served.open() as connection:
+        reply = await connection.ask(Verb.STATE, StateRequest(), StateReply, deadline_seconds=DEADLINE)
+    assert reply.counts == Counts(bad_keys=1)
     assert public(stranger).split()[1] not in caplog.text
 
 
@@ -196,7 +202,7 @@ async def test_guessing_keys_ends_the_connection(served: Served) -> None:
     with pytest.raises(asyncssh.Error):
         async with served.raw(client_keys=[new_key() for _ in range(20)]):
             pass
-    await eventually("it was cut off", lambda: served.server.counts.bad_keys == 3)
+    await eventually("it was cut off", lambda: served.server.tally.bad_keys == 3)
 
 
 async def test_another_host_key_is_never_talked_to(served: Served) -> None:
@@ -254,7 +260,7 @@ async def test_an_unknown_verb_is_refused_by_name(served: Served, command: str) 
     refused = refusal(await served.says(command, STATE))
     assert refused.refused is Reason.UNKNOWN_VERB
     assert "fence" in refused.detail
-    assert served.server.counts.refused == {Reason.UNKNOWN_VERB: 1}
+    assert served.server.tally.refused == {Reason.UNKNOWN_VERB: 1}
 
 
 FENCE = write(FenceRequest(authority=authority(), wait_seconds=0))
@@ -276,7 +282,7 @@ FENCE = write(FenceRequest(authority=authority(), wait_seconds=0))
 )
 async def test_malformed_requests_are_refused_and_counted(served: Served, verb: str, sent: bytes) -> None:
     assert refusal(await served.says(verb, sent)).refused is Reason.MALFORMED
-    assert served.server.counts.refused == {Reason.MALFORMED: 1}
+    assert served.server.tally.refused == {Reason.MALFORMED: 1}
     state = json.loads((await served.says("state", STATE))[0])["state"]
     assert not state["ledger"]["fenced"]
 
@@ -348,7 +354,7 @@ async def test_connections_are_limited_and_given_back(served: Served) -> None:
     first, second = await served.open(), await served.open()
     with pytest.raises(SidecarUnreachable):
         await served.open()
-    assert served.server.counts.turned_away == 1
+    assert served.server.tally.turned_away == 1
     first.close()
     async with asyncio.timeout(DEADLINE):
         while True:
@@ -438,3 +444,27 @@ async def test_silence_of_a_sidecar_is_no_answer_and_says_nothing(served: Served
                 WatchEvent,  # not what comes
                 deadline_seconds=0.0001,
             )
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [("SERVER_ID", "SERVER_ID"), ("host-key", "no private key"), ("authorized-keys", "public keys")],
+)
+def test_a_setting_that_cant_be_used_is_named(tmp_path: Path, missing: str, named: str) -> None:
+    files = {"host-key": new_key().export_private_key(), "authorized-keys": public(new_key()).encode()}
+    for name, data in files.items():
+        if name != missing:
+            (tmp_path / name).write_bytes(data)
+    environment = {"SERVER_ID": "1", "SSH_DIR": str(tmp_path), "VOLUME_DIR": str(tmp_path)}
+    environment.pop(missing, None)
+    done = subprocess.run(
+        [sys.executable, "-m", "mariadb_operator.node"],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert named in json.loads(done.stderr)["event"]

@@ -57,6 +57,15 @@ def test_a_server_that_lives_outweighs_the_death_of_the_one_before() -> None:
     assert (ended.process, ended.incarnation, ended.waiting) == (Process.ENDED, START, NEXT)
 
 
+def test_a_server_that_its_supervisor_reaped_has_ended_though_the_sidecar_did_not_see_it() -> None:
+    reaped = told(state(gate=replace(WAITS, ended=START)))
+    assert (reaped.process, reaped.incarnation) == (Process.ENDED, START)
+    later = told(state(death=DIED, gate=replace(WAITS, ended=NEXT)))
+    assert later.incarnation == NEXT
+    new_supervisor = told(state(gate=WAITS))
+    assert (new_supervisor.process, new_supervisor.incarnation) == (Process.UNKNOWN, "")
+
+
 def test_only_the_start_that_waits_is_named() -> None:
     for phase in set(Phase) - {Phase.WAITING}:
         assert told(state(gate=replace(WAITS, phase=phase))).waiting == ""

@@ -96,6 +96,7 @@ class Proof(StrEnum):
     """Evidence that the primary's server process ended."""
 
     PROCESS_ENDED = "ProcessEnded"
+    VOLUME_FREE = "VolumeFree"
     CONTAINER_TERMINATED = "ContainerTerminated"
     RESTARTED = "Restarted"
     REFUSED_AND_DISCONNECTED = "RefusedAndDisconnected"
@@ -104,8 +105,10 @@ class Proof(StrEnum):
 
 
 PROOFS: dict[Proof, str] = {
-    Proof.PROCESS_ENDED: (
-        "The sidecar next to it saw that server process end, or holds the volume's lock, which the process would hold."
+    Proof.PROCESS_ENDED: ("The sidecar next to it saw that server process end, or its supervisor reaped it."),
+    Proof.VOLUME_FREE: (
+        "The volume's lock, which that server would hold, was got on the node where it ran, by the sidecar of a successor "
+        "whose own server is held."
     ),
     Proof.CONTAINER_TERMINATED: "A Ready node reported the server's container terminated, for the Pod it ran in.",
     Proof.RESTARTED: (
@@ -147,6 +150,8 @@ def proofs(record: Record, snapshot: Snapshot) -> tuple[Proof, ...]:
     found: list[Proof] = []
     if _seen_to_end(record, primary):
         found.append(Proof.PROCESS_ENDED)
+    if _volume_free(record, primary):
+        found.append(Proof.VOLUME_FREE)
     if record.primary_pod in primary.ended_pods:
         found.append(Proof.CONTAINER_TERMINATED)
     if _restarted(record, primary):
@@ -175,6 +180,13 @@ def _seen_to_end(record: Record, primary: InstanceFacts) -> bool:
         and bool(word.incarnation)
         and word.incarnation == record.primary_incarnation
     )
+
+
+def _volume_free(record: Record, primary: InstanceFacts) -> bool:
+    word, pod = primary.at_hand, primary.pod
+    if word is None or pod is None or not (word.held and word.free):
+        return False
+    return record.primary_ended or record.primary_node in ("", pod.node)
 
 
 def _restarted(record: Record, primary: InstanceFacts) -> bool:

@@ -168,6 +168,9 @@ class SidecarFact:
     process: Process = Process.UNKNOWN
     incarnation: str = ""  # of the server that runs or, where it ended, ran last
     held: bool = False  # fenced: no server lives or starts there before an operator permits it
+    free: bool = (
+        False  # since it was fenced, the volume's lock was got: no server of this node has it, of any Pod
+    )
     waiting: str = ""  # the start of the server that waits to be permitted; empty: none does
     salvages: bool = False  # it can hand on what the ended server's binary logs hold
     salvaged: SalvagedFact | None = None

@@ -255,7 +255,7 @@ def _hold(s: Situation) -> Iterator[e.Effect]:
         return
     if word.process is Process.RUNNING and word.incarnation != s.record.primary_incarnation:
         return  # another start: read-only, and followed by nobody
-    if not (word.held and word.process is Process.ENDED):
+    if not (word.held and (word.process is Process.ENDED or word.free)):
         yield e.FenceServer(primary.name, s.record.epoch, s.record.cluster_id)
 
 

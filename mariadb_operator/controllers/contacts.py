@@ -28,7 +28,6 @@ from mariadb_operator.runtime.tasks import TaskOwner
 from mariadb_operator.sql.certificates import reload_certificates
 from mariadb_operator.sql.connection import Endpoint
 from mariadb_operator.ssh.connection import Target
-from mariadb_operator.ssh.session import SidecarSession
 from statemachines.facts import Reach, ServerFact
 from statemachines.record import Record
 from statemachines.states import FAILING_OVER, State
@@ -112,10 +111,9 @@ class Contacts:
         self.sidecars[name] = sidecar
         tasks.start(_sidecar_task(name), sidecar.run)
 
-    def session(self, instance: str) -> SidecarSession | None:
-        """The standing session with an instance's sidecar, if it has one."""
-        sidecar = self.sidecars.get(instance)
-        return sidecar.session if sidecar is not None else None
+    def sidecar(self, instance: str) -> InstanceSidecar | None:
+        """That of an instance, if it has one."""
+        return self.sidecars.get(instance)
 
     def _sidecar_target(self, ordinal: int) -> PodTarget | None:
         manifest = self._caches.pods.get(self._names.namespace, self._names.instance(ordinal))

@@ -65,7 +65,7 @@ class Performer:
         self._guard = Guard(term=around.leadership.term, leader=around.leadership.identity)
         self._sql = SqlEffects(group, contacts.servers, guard=self._guard, target=contacts.sql_target)
         self._sidecars = SidecarEffects(
-            contacts.session,
+            contacts.sidecar,
             term=around.leadership.term,
             new_id=lambda: f"{around.rng.getrandbits(128):032x}",
         )

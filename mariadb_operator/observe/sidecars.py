@@ -53,6 +53,7 @@ class InstanceSidecar:
         self._find = target
         self._changed = changed
         self._pod_uid = ""
+        self._free = False
         self.session = SidecarSession(
             target=self._target, listener=self, clock=clock, rng=rng, pace=Pace(limit=RECONNECT_SECONDS)
         )
@@ -71,17 +72,30 @@ class InstanceSidecar:
         """A line of the watch."""
         before = self.word
         if event.state is not None:
-            self.word = fact(event.state, before=before, pod_uid=self._pod_uid, at=at)
+            found = fact(event.state, before=before, pod_uid=self._pod_uid, at=at)
+            self._free = self._free and found.held and found.process is not Process.RUNNING
+            self.word = replace(found, free=self._free)
         elif before is not None:
             self.word = replace(before, at=at)
         if self.word is not None and (before is None or self.word != replace(before, at=at)):
+            self._changed()
+
+    def note_fence(self, *, pod_uid: str, freed: bool) -> None:
+        """A fence was answered by the sidecar of that Pod: whether nothing has the volume."""
+        word = self.word
+        if word is None or word.pod_uid != pod_uid or word.process is Process.RUNNING:
+            return
+        self._free = freed
+        if word.free is not freed:
+            self.word = replace(word, free=freed)
             self._changed()
 
     def lost(self, reason: OperatorError, *, at: float) -> None:  # noqa: ARG002 - the last word keeps its own time
         """There is no session."""
         if self.word is not None and self.word.connected:
             logger.info("instance %s: its sidecar is out of reach: %s", self.instance, reason)
-            self.word = replace(self.word, connected=False)
+            self._free = False
+            self.word = replace(self.word, connected=False, free=False)
             self._changed()
 
     def _target(self) -> Target | None:

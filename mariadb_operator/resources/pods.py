@@ -27,18 +27,6 @@ CONTAINER: Final = "mariadb"
 SIDECAR: Final = "node"
 SIDECAR_PORT: Final = 33064  # below all that a client is given by itself
 SIDECAR_PORT_NAME: Final = "node"
-PORT_NAME: Final = "node"
-# A kubelet starts what crashed again after 10 s, then 20, up to 300; this after 0.2. Code 2: a setting can't be used.
-_RESPAWN: Final = """
-trap 'trap "" TERM; kill "$node"; wait "$node"; exit 0' TERM INT
-while :; do
-    /opt/operator/bin/python -m mariadb_operator.node &
-    node=$!
-    wait "$node"
-    [ $? -ne 2 ] || exit 2
-    sleep 0.2
-done
-"""
 _PYTHON: Final = "/opt/operator/bin/python"  # in the operator's image
 PORT_NAME: Final = "mariadb"
 ADMIN_PORT_NAME: Final = "admin"

@@ -317,7 +317,8 @@ def sidecar_answers(world: World, number: int) -> bool:
 
 def sidecar_fact(world: World, number: int, record: Record) -> SidecarFact:
     node = world.nodes[number]
-    ended = node.proc == DEAD and node.inc > 0
+    # That of a Pod made since knows nothing of the server before.
+    ended = node.proc == DEAD and node.inc > 0 and node.gen == node.pod
     process = Process.ENDED if ended else Process.RUNNING
     if not ended and (node.gen != node.pod or node.proc == DEAD):
         process = Process.UNKNOWN  # that of the Pod before lives on: the volume's lock is not free
@@ -329,8 +330,9 @@ def sidecar_fact(world: World, number: int, record: Record) -> SidecarFact:
         connected=True,
         pod_uid=f"pod-{number}-{node.pod}",
         process=process,
-        incarnation=incarnation(number, node) if node.inc else "",
+        incarnation=incarnation(number, node) if node.inc and process is not Process.UNKNOWN else "",
         held=node.held,
+        free=node.held and node.proc == DEAD,
         salvages=True,
         waiting=incarnation(number, node._replace(inc=node.inc + 1))
         if node.proc == DEAD and not node.permitted

@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 
 from mariadb_operator.act.sidecars import SidecarEffects
-from mariadb_operator.node.protocol import FenceRequest, PermitRequest, Reason, Refusal, Role, Verb
+from mariadb_operator.node.protocol import (
+    FenceReply,
+    FenceRequest,
+    PermitRequest,
+    Reason,
+    Refusal,
+    Role,
+    Verb,
+)
 from mariadb_operator.runtime.errors import Transient
 from mariadb_operator.sql.errors import StaleTerm
 from mariadb_operator.ssh.errors import SidecarUnreachable, refused
 from statemachines import effects as e
+from statemachines.facts import Process, SidecarFact
 
 START = "00000000000000aa"
 FENCE = e.FenceServer("demo-0", 4, "cluster")
@@ -20,21 +29,31 @@ PERMIT = e.PermitServer("demo-0", START, 4, "cluster")
 
 
 class Session:
-    """Remembers what was asked."""
+    """A sidecar and its session; remembers what was asked."""
 
-    def __init__(self, refusal: Reason | None = None) -> None:
+    def __init__(self, refusal: Reason | None = None, *, process: Process = Process.ENDED) -> None:
         self.asked: list[tuple[Verb, Any]] = []
+        self.noted: list[tuple[str, bool]] = []
+        self.word = SidecarFact(at=1.0, connected=True, pod_uid="pod-0", process=process)
         self._refusal = refusal
 
-    async def ask(self, verb: Verb, request: Any, kind: type[Any], *, deadline_seconds: float) -> None:
+    @property
+    def session(self) -> Session:
+        return self
+
+    async def ask(self, verb: Verb, request: Any, kind: type[Any], *, deadline_seconds: float) -> Any:
         self.asked.append((verb, request))
         if self._refusal is not None:
             raise refused(Refusal(refused=self._refusal, detail="no"), what="test")
+        return FenceReply(dead=True, freed=True, recorded=True) if verb is Verb.FENCE else None
+
+    def note_fence(self, *, pod_uid: str, freed: bool) -> None:
+        self.noted.append((pod_uid, freed))
 
 
 def effects(session: Session | None) -> SidecarEffects:
     ids = (f"request-{number}" for number in itertools.count())
-    return SidecarEffects(lambda _: session, term=9, new_id=lambda: next(ids))  # type: ignore[arg-type,return-value]
+    return SidecarEffects(lambda _: session, term=9, new_id=lambda: next(ids))
 
 
 async def test_each_request_says_who_asks_and_is_new() -> None:
@@ -48,6 +67,15 @@ async def test_each_request_says_who_asks_and_is_new() -> None:
     assert fence.authority.request_id != permit.authority.request_id
     # Crash recovery keeps all that is in the binary log: nothing is cut off before it was salvaged.
     assert (permit.incarnation, permit.role) == (START, Role.PRIMARY)
+
+
+async def test_the_lock_is_waited_for_where_nobody_saw_the_server_end() -> None:
+    for process, waits in ((Process.ENDED, False), (Process.UNKNOWN, True)):
+        session = Session(process=process)
+        await effects(session).run(FENCE)
+        [(_, fence)] = session.asked
+        assert fence.until_freed is waits
+        assert session.noted == [("pod-0", True)]
 
 
 async def test_a_newer_leader_is_not_an_instances_fault() -> None:

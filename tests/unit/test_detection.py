@@ -161,6 +161,15 @@ def test_every_code_has_a_case_and_a_text() -> None:
 
 PROVEN: list[tuple[Proof, InstanceFacts]] = [
     (Proof.PROCESS_ENDED, instance(0, sidecar=sidecar(process=Process.ENDED))),
+    (
+        Proof.VOLUME_FREE,
+        instance(
+            0,
+            pod=pod(0, uid="pod-new"),
+            sidecar=sidecar(pod_uid="pod-new", process=Process.UNKNOWN, held=True, free=True),
+            **met(Reach.REFUSED, pod_uid="pod-new"),
+        ),
+    ),
     (Proof.CONTAINER_TERMINATED, instance(0, **SILENT, ended_pods=frozenset({"pod-0"}))),
     (Proof.RESTARTED, instance(0, server=server(0, incarnation="start-again"))),
     (Proof.REFUSED_AND_DISCONNECTED, instance(0, **REFUSED)),
@@ -199,6 +208,15 @@ HINTS = {
     "an answer that refuses us": instance(0, **met(Reach.PRESENT)),
     "a sidecar whose session broke": instance(0, sidecar=sidecar(connected=False), **SILENT),
     "a sidecar that knows nothing yet": instance(0, sidecar=sidecar(process=Process.UNKNOWN), **SILENT),
+    "a free volume on another node": instance(
+        0,
+        pod=pod(0, uid="pod-new", node="node-7"),
+        sidecar=sidecar(pod_uid="pod-new", process=Process.UNKNOWN, held=True, free=True),
+        **met(Reach.REFUSED, pod_uid="pod-new"),
+    ),
+    "a volume that was free before its server might start": instance(
+        0, sidecar=sidecar(process=Process.UNKNOWN, free=True), **SILENT
+    ),
     "the end of another start": instance(
         0, sidecar=sidecar(process=Process.ENDED, incarnation="start-before"), **SILENT
     ),

@@ -118,6 +118,10 @@ class Listened:
     def changed(self) -> None:
         self.news += 1
 
+    def is_free(self) -> bool:
+        assert self.sidecar.word is not None
+        return self.sidecar.word.free
+
     def target(self) -> PodTarget | None:
         target = Target(host="10.0.0.1", port=33064, host_keys=("ssh-ed25519 A",), client_key="K")
         return PodTarget(target=target, pod_uid=self.uid)
@@ -156,3 +160,17 @@ def test_a_word_is_of_the_pod_to_which_the_session_was_opened() -> None:
     made.hear(state(server=LIVES), 1.0)
     assert made.sidecar.word is not None
     assert made.sidecar.word.pod_uid == "pod-0"
+
+
+def test_a_volume_stays_free_as_long_as_its_server_is_held() -> None:
+    made = Listened()
+    held = LedgerState(readable=True, fenced=True)
+    made.hear(state(gate=WAITS, ledger=held), 1.0)
+    made.sidecar.note_fence(pod_uid="pod-other", freed=True)
+    assert not made.is_free()
+    made.sidecar.note_fence(pod_uid="pod-0", freed=True)
+    made.hear(state(gate=WAITS, ledger=held), 2.0)
+    assert made.is_free()
+    made.hear(state(gate=WAITS), 3.0)
+    made.hear(state(gate=WAITS, ledger=held), 4.0)
+    assert not made.is_free(), "it was permitted to start in between"

@@ -256,7 +256,12 @@ class SqlEffects:
 
     async def _write_first(self, effect: e.OpenPrimary) -> None:
         try:
-            await self._write_epoch(effect.instance, epoch=effect.epoch, cluster_id=effect.cluster_id)
+            await self._write_epoch(
+                effect.instance,
+                epoch=effect.epoch,
+                cluster_id=effect.cluster_id,
+                incarnation=effect.incarnation,
+            )
         except (OperatorError, TimeoutError, OSError) as error:
             # Facts show that the epoch is missing; it is written again.
             logger.warning("instance %s: epoch %d was not written: %s", effect.instance, effect.epoch, error)
@@ -271,9 +276,14 @@ class SqlEffects:
                 return
         logger.info("instance %s: the epoch's transaction is not written yet; opening", instance)
 
-    async def _write_epoch(self, instance: str, *, epoch: int, cluster_id: str) -> None:
+    async def _write_epoch(
+        self, instance: str, *, epoch: int, cluster_id: str, incarnation: str = ""
+    ) -> None:
+        """With an `incarnation`: in no other start of the server, which may be no primary's any more."""
         connection = await self._servers.fresh(instance)
         try:
+            if incarnation not in ("", connection.incarnation):
+                raise OtherServerStart(f"{instance} was started anew since it was chosen to be opened")
             await roles.write_epoch(
                 connection,
                 epoch=epoch,

@@ -36,7 +36,8 @@ class Objects:
         self._objects: dict[Key, Manifest] = {}
         self._version = 1000
         self.watchers: list[Watcher] = []
-        self.status_watchers: list[Callable[[Manifest, Manifest], None]] = []  # of the cluster: before, after
+        self.status_watchers: list[Callable[[Manifest, Manifest], None]] = []  # before, after
+        self.watched = ""  # the cluster whose status they hear of
 
     def get(self, kind: Kind, name: str, namespace: str | None = None) -> Manifest:
         try:
@@ -110,7 +111,11 @@ class Objects:
         manifest["metadata"] = {**manifest["metadata"], "resourceVersion": str(self._version)}
         before = self._objects.get(key, {})
         self._objects[key] = manifest
-        if key[0] == MARIADB_CLUSTER.kind and before.get("status") != manifest.get("status"):
+        if (
+            key[2] == self.watched
+            and key[0] == MARIADB_CLUSTER.kind
+            and before.get("status") != manifest.get("status")
+        ):
             for hears in self.status_watchers:
                 hears(before.get("status") or {}, manifest["status"])
         self._told(change, manifest)

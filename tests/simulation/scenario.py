@@ -68,6 +68,7 @@ def shape_of(rng: random.Random) -> Shape:
         drivers_kill=rng.random() < 0.3,
         spare_nodes=rng.choice((0, 1, 2)),
         delete_volumes=rng.random() < 0.5,
+        neighbours=rng.random() < 0.25,
     )
 
 

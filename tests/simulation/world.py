@@ -44,6 +44,7 @@ class Shape:
     drivers_kill: bool = False
     spare_nodes: int = 0  # for instances that a person adds
     delete_volumes: bool = False
+    neighbours: bool = False  # two sick clusters beside it, under the same leader
 
     def spec(self) -> Manifest:
         return {
@@ -103,13 +104,28 @@ class World:
                 "spec": self.shape.spec(),
             }
         )
+        if self.shape.neighbours:
+            self._make_neighbours()
         self.objects.watchers.append(self._changed)
+        self.objects.watched = NAME
         self.objects.status_watchers.append(self.judge.status_written)
         for slot in range(self.shape.operators):
             self.start_operator(slot)
         for client in self.clients:
             self.tasks.append(self.loop.spawn(client.process, client.run(), name=client.process.name))
         self.loop.in_world(NODE_CONTROLLER_SECONDS, self._watch_nodes)
+
+    def _make_neighbours(self) -> None:
+        """One whose spec nobody can read, and one whose Pods never come up."""
+        for name, spec in (("unreadable", {"replicas": "many"}), ("pending", self.shape.spec())):
+            self.objects.create(
+                {
+                    "apiVersion": MARIADB_CLUSTER.api_version,
+                    "kind": MARIADB_CLUSTER.kind,
+                    "metadata": {"name": name, "namespace": NAMESPACE},
+                    "spec": spec,
+                }
+            )
 
     def trace(self, text: str) -> None:
         self.story.append((self.loop.now, text))
@@ -214,6 +230,8 @@ class World:
 
     def _changed(self, kind: Kind, change: str, manifest: Manifest) -> None:
         name = manifest["metadata"]["name"]
+        if not name.removeprefix("data-").startswith(f"{NAME}-"):
+            return
         if kind is POD:
             node = self.node(name)
             self.loop.in_world(self.network.delay() * 5, node.sync)

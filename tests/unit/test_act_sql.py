@@ -43,11 +43,18 @@ class Wire:
 
 
 class Servers:
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, fresh: Wire | None = None) -> None:
         self.wire = wire
+        self.another = fresh
 
     async def standing(self, instance: str) -> Wire:
         return self.wire
+
+    async def fresh(self, instance: str) -> Wire:
+        return self.another or self.wire
+
+    def give_back(self, instance: str, connection: Wire) -> None:
+        pass
 
     def own_ids(self, instance: str) -> frozenset[int]:
         return frozenset({1})
@@ -96,3 +103,16 @@ async def test_a_server_that_was_started_anew_since_it_was_chosen_is_not_opened(
     with pytest.raises(OtherServerStart):
         await effects(wire).run(opening)
     assert wire.sent == []
+
+
+@virtual_time
+async def test_the_epoch_is_not_written_in_another_start_than_the_one_that_is_opened() -> None:
+    """Found by the simulation: it is written by an account that read_only does not stop."""
+    again = Wire({})
+    again.incarnation = "b"
+    servers: Any = Servers(Wire({}), again)
+    async with asyncio.TaskGroup() as group:
+        guard = Guard(term=2, leader="second")
+        sql = SqlEffects(group, servers, guard=guard, target=lambda: pytest.fail("not asked"))
+        await sql.run(e.OpenPrimary(INSTANCE, 2, "uid", True, "a"))
+    assert again.sent == []

@@ -375,6 +375,9 @@ PLANNERS: dict[State, tuple[Callable[[Situation], Iterator[e.Effect]], ...]] = {
     State.EQUALISING: (_terms, _equalise),
     State.SWITCHING: (_terms, _switch, _certificates, following.repoint),
     State.OPENING: (_terms, _open, _certificates, following.repoint),
+    # A supervisor without a gate would start it, too: read-only, and nobody's decision.
+    State.PAUSED: (_permit,),
+    State.QUARANTINED: (_permit,),
     State.DELETING: (_release,),
 }
 """What each state does; a state that is absent does nothing."""

@@ -176,10 +176,10 @@ def test_servers_that_are_down_may_start_when_no_operation_needs_them_as_they_ar
         **met(Reach.REFUSED, pod_uid="pod-1"),
     )
     facts = snapshot(instance(0, sidecar=sidecar()), down, instance(2, sidecar=sidecar(2)))
-    degraded = record(state=State.DEGRADED)
-    assert [
-        each for each in plan(situation(facts=facts, known=degraded)) if isinstance(each, e.PermitServer)
-    ] == [e.PermitServer(FIRST, "start-1-again", 1, UID)]
+    for state in (State.DEGRADED, State.PAUSED, State.QUARANTINED):
+        effects = plan(situation(facts=facts, known=record(state=state)))
+        permits = [each for each in effects if isinstance(each, e.PermitServer)]
+        assert permits == [e.PermitServer(FIRST, "start-1-again", 1, UID)], state
     assert not [
         each
         for each in plan(situation(facts=fenced(primary=dead()), known=failing()))

@@ -57,14 +57,14 @@ FOUND = {
     # It held more than the others and was unfit; when it missed one probe another one was promoted.
     "a witness lost after the fence was promoted over": Found(
         taken_out=always("witnesses_heard", True),
-        seed=17,
+        seed=55,
         options=Options(faults=UNEQUAL, shape=Shape(pause=0.2, operators=1)),
         violates="2",
     ),
     # Under Promote from Fencing to Electing to Degraded and back within one pass, and only steady states make Pods.
     "a dead primary whose Pod was gone never came back": Found(
         taken_out=make_no_pod_of_the_dead,
-        seed=109,
+        seed=13,
         options=Options(faults=PODLESS, shape=Shape(pause=0.5, operators=1, promote=True)),
         violates="7",
     ),

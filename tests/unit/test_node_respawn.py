@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -43,6 +44,13 @@ def said(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
+def let_fail(process: subprocess.Popen[str], folder: Path) -> None:
+    """From now on each child ends by itself, as the present one may have already."""
+    (folder / "fail").touch()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(said(process), signal.SIGKILL)
+
+
 def test_what_ended_is_started_anew(respawner: subprocess.Popen[str]) -> None:
     first = said(respawner)
     os.kill(first, signal.SIGKILL)
@@ -60,8 +68,7 @@ def test_a_signal_to_stop_is_handed_on(respawner: subprocess.Popen[str]) -> None
 
 
 def test_a_signal_to_stop_ends_the_pause_too(respawner: subprocess.Popen[str], tmp_path: Path) -> None:
-    (tmp_path / "fail").touch()
-    os.kill(said(respawner), signal.SIGKILL)
+    let_fail(respawner, tmp_path)
     for _ in range(3):
         said(respawner)
     respawner.terminate()
@@ -69,8 +76,7 @@ def test_a_signal_to_stop_ends_the_pause_too(respawner: subprocess.Popen[str], t
 
 
 def test_pauses_grow(respawner: subprocess.Popen[str], tmp_path: Path) -> None:
-    (tmp_path / "fail").touch()
-    os.kill(said(respawner), signal.SIGKILL)
+    let_fail(respawner, tmp_path)
     for _ in range(3):
         said(respawner)
     assert respawner.stderr is not None

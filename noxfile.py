@@ -102,7 +102,7 @@ def simulate(session: nox.Session) -> None:
     `-- --seeds N` plays so many other seeds and no tests, `-- --seed N` one, with its story.
     """
     install(session)
-    seeds = session.posargs or ["--seeds", "40"]
+    seeds = session.posargs or ["--seeds", "20"]
     if not session.posargs:
         session.run("python", "-m", "pytest", "tests/simulation", "--numprocesses=2", "--dist=worksteal")
     session.run("python", "-m", "tests.simulation", *seeds)

@@ -345,16 +345,22 @@ def elected(s: Situation) -> election.Ranked | None:
 # --- what the dead primary's volume holds ---------------------------------------------------------------------------
 
 
-def volume_at_hand(s: Situation) -> bool:
-    """The dead primary's server is held by its sidecar, so that nothing changes on its volume, and what its binary logs
-    hold can be brought over; it was not found to be less than what is known to be acknowledged.
+def volume_reachable(s: Situation) -> bool:
+    """The primary's sidecar answers, it can bring over what the binary logs hold, and they were not found to hold less
+    than is known to be acknowledged.
     """
     primary = primary_facts(s)
     word = primary.at_hand if primary is not None else None
-    if primary is None or word is None or not (word.held and word.salvages):
+    return word is not None and word.salvages and all(_whole(s, fact.upto) for fact in _salvaged(s))
+
+
+def volume_at_hand(s: Situation) -> bool:
+    """The primary's server has ended and is held by its sidecar, so that nothing changes on its volume, which can be read."""
+    primary = primary_facts(s)
+    word = primary.at_hand if primary is not None else None
+    if primary is None or word is None or not (word.held and volume_reachable(s)):
         return False
-    ended = not serves(s.record, primary) and bool(proofs(s.record, s.snapshot))
-    return ended and all(_whole(s, fact.upto) for fact in _salvaged(s))
+    return not serves(s.record, primary) and bool(proofs(s.record, s.snapshot))
 
 
 def _salvaged(s: Situation) -> tuple[SalvagedFact, ...]:

@@ -57,7 +57,7 @@ class KubernetesEffects:
         if current is not None and current["metadata"].get("deletionTimestamp"):
             raise NotReady(f"{claim['metadata']['name']} is being deleted: a Pod on it would never start")
         if current is None or not made_for(current, owner):
-            self._claims.put(await self._own.apply(claim))
+            self._claims.put_reply(await self._own.apply(claim), before=current)
         manifest = pod(
             owner,
             spec,
@@ -68,11 +68,12 @@ class KubernetesEffects:
             node=effect.node,
             sidecar=objects.sidecar_image,
         )
+        before = self._pods.get(owner.namespace, effect.instance)
         try:
             created = await self._client.create(manifest, field_manager=FIELD_MANAGER)
         except AlreadyExists:
             created = await self._restore_labels(effect.instance)
-        self._pods.put(_slim(created))
+        self._pods.put_reply(_slim(created), before=before)
 
     async def _restore_labels(self, instance: str) -> Manifest:
         """A Pod that we don't see: it lost its labels, or is just being made. Raises InputProblem if not ours."""
@@ -101,7 +102,7 @@ class KubernetesEffects:
                 )
             except (NotFound, Conflict):
                 continue  # another Pod since, which mounts what is there
-            self._pods.put(_slim(changed))
+            self._pods.put_reply(_slim(changed), before=known)
 
     async def delete_pod(self, effect: e.DeletePod) -> None:
         """Delete the Pod with that UID."""
@@ -192,11 +193,12 @@ class KubernetesEffects:
                 )
 
     async def _write_slice(self, manifest: Manifest) -> None:
+        before = self._slices.get(self._owner.namespace, manifest["metadata"]["name"])
         if "resourceVersion" in manifest["metadata"]:
             written = await self._client.replace(manifest, field_manager=FIELD_MANAGER)
         else:
             written = await self._create_slice(manifest)
-        self._slices.put(_slim(written))
+        self._slices.put_reply(_slim(written), before=before)
 
     async def _create_slice(self, manifest: Manifest) -> Manifest:
         try:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SPACING_SECONDS = 0.01
 SETTLE_SECONDS = 0.2
 EFFECT_SECONDS = 30.0
-LONG_SECONDS = 900.0  # effects that wait for an acknowledgement hold nothing up but themselves
+LONG_SECONDS = 900.0  # effects that wait for an acknowledgement, or for data, hold nothing up but themselves
 
 STATEMENT_LANE = "sql"
 
@@ -33,7 +33,8 @@ Failed = Callable[[Effect, Exception], None]
 
 _ON_PODS = (e.EnsureInstance, e.DeletePod, e.DeleteVolume)
 _WAITING = (e.WriteEpoch, e.ProveAcknowledgement, e.KeepApplication)
-_ON_SIDECARS = (e.FenceServer, e.PermitServer, e.Salvage, e.ApplySalvaged)
+_LONG = (*_WAITING, e.Salvage, e.ApplySalvaged)  # these cost what is missing
+_ON_SIDECARS = (e.FenceServer, e.PermitServer, e.Salvage)
 _GLOBAL = (e.SwitchPrimary, e.SetReplicaEndpoints, e.ProbeNow, e.Release)
 # What makes Secrets and the like is one thing at a time: each writes on top of what it has read.
 _ON_OBJECTS = (e.EnsureObjects, e.Certify)
@@ -123,7 +124,7 @@ class EffectRunner:
 
     async def _run(self, effect: Effect) -> None:
         try:
-            async with asyncio.timeout(LONG_SECONDS if isinstance(effect, _WAITING) else EFFECT_SECONDS):
+            async with asyncio.timeout(LONG_SECONDS if isinstance(effect, _LONG) else EFFECT_SECONDS):
                 await self._perform(effect)
         except StatementLost as error:
             self._note(effect, error)

@@ -25,6 +25,7 @@ from mariadb_operator.sql.certificates import reload_certificates
 from mariadb_operator.sql.errors import StateRefused, WrongState
 from mariadb_operator.sql.replication import Source
 from mariadb_operator.sql.sessions import kill_other_sessions, sessions
+from mariadb_operator.sql.tails import TailSource, apply_tail
 from mariadb_operator.sql.terms import Guard
 from statemachines import effects as e
 from statemachines.facts import ServerFact
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 ACCOUNTS = frozenset(replication_account(number) for number in range(MAX_INSTANCES))
 DRAIN_SECONDS = 5.0
+SALVAGED_SECONDS = 600.0
 EPOCH_SECONDS = 600.0
 SENT_SECONDS = 0.002
 SENT_LOOKS = 20
@@ -161,6 +163,17 @@ class SqlEffects:
             case e.Equalise():
                 await replication.equalise(connection, guard=self._guard)
                 await self._set_accounts(effect.instance, unlocked=effect.unlocked)
+
+    async def apply_salvaged(self, effect: e.ApplySalvaged, source: TailSource) -> None:
+        """Have the drained candidate take a tail from its sidecar. Raises what `run` raises, and TailRefused."""
+        connection = await self._servers.standing(effect.instance)
+        await apply_tail(
+            connection,
+            source=source,
+            target=effect.upto,
+            guard=self._guard,
+            deadline_seconds=SALVAGED_SECONDS,
+        )
 
     async def _raise_term(self, instance: str) -> None:
         """Not done before the sessions of earlier leaders are gone: their statements had compared terms already."""

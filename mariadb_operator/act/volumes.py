@@ -93,7 +93,9 @@ class VolumeKeeper:
         return None
 
     async def _apply(self, wanted: Manifest) -> None:
-        self._claims.put(await self._own.apply(wanted))
+        metadata = wanted["metadata"]
+        before = self._claims.get(metadata["namespace"], metadata["name"])
+        self._claims.put_reply(await self._own.apply(wanted), before=before)
 
     async def _default_class_missing(self) -> InputProblem | None:
         classes = await self._client.list_all(STORAGE_CLASS)

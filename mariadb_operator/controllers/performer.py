@@ -125,7 +125,7 @@ class Performer:
             ):
                 await self._perform_on_objects(effect)
             case e.FenceServer() | e.PermitServer() | e.Salvage() | e.ApplySalvaged():
-                await self._sidecars.run(effect)
+                await self._perform_by_sidecar(effect)
             case _:
                 if isinstance(effect, e.InitialisePrimary | e.KeepApplication):
                     self._standing()  # it needs the application's password, which only the objects know
@@ -140,6 +140,15 @@ class Performer:
                 if isinstance(effect, e.ReloadCertificate):
                     await self._check_certificate(effect.instance)
                 await self._contacts.refresh((effect.instance,))
+
+    async def _perform_by_sidecar(
+        self, effect: e.FenceServer | e.PermitServer | e.Salvage | e.ApplySalvaged
+    ) -> None:
+        if isinstance(effect, e.ApplySalvaged):
+            await self._sql.apply_salvaged(effect, await self._sidecars.give(effect))
+            await self._contacts.refresh((effect.instance,))
+        else:
+            await self._sidecars.run(effect)
 
     async def _perform_on_objects(
         self,

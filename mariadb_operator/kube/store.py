@@ -89,6 +89,16 @@ class Store:
         self._insert(key, manifest)
         return [Change(ChangeType.MODIFIED, self._kind, manifest, previous)]
 
+    def put_reply(self, manifest: Manifest, *, before: Manifest | None) -> list[Change]:
+        """What a request of ours was answered, unless the stream has told of this object since the request.
+
+        `before`: what was here then. The stream may have told of a later state already, and it tells of ours in any case.
+        """
+        now = self._objects.get(key_of(manifest))
+        if now is not before and now is not None:
+            return []
+        return self.put(manifest)
+
     def remove(self, manifest: Manifest, *, synthetic: bool = False) -> list[Change]:
         """The object is gone, its last state is the one given; no change when it was not here."""
         key = key_of(manifest)

@@ -26,6 +26,7 @@ from mariadb_operator.node.keys import Keys, KeysUnusable
 from mariadb_operator.node.observer import Observer
 from mariadb_operator.node.probes import Limits as SpaceLimits
 from mariadb_operator.node.probes import Pace
+from mariadb_operator.node.salvaging import Salvaging
 from mariadb_operator.node.server import Limits, Server
 from mariadb_operator.node.verbs import Verbs
 from mariadb_operator.node.volume import Ledger, Volume
@@ -88,18 +89,19 @@ async def serve(settings: Settings) -> None:
     """Run for ever. Raises KeysUnusable, OSError."""
     volume = Volume(settings.volume)
     try:
-        observer, server = build(settings, volume)
+        observer, server, salvaging = build(settings, volume)
         listener = server.listen(address=settings.address, port=settings.port)
         logger.info("serving on port %d", settings.port)
         async with asyncio.TaskGroup() as group:
             group.create_task(observer.run())
+            group.create_task(salvaging.run())
             group.create_task(server.run(listener))
     finally:
         volume.close()
 
 
-def build(settings: Settings, volume: Volume) -> tuple[Observer, Server]:
-    """What watches, and what answers. Raises KeysUnusable."""
+def build(settings: Settings, volume: Volume) -> tuple[Observer, Server, Salvaging]:
+    """What watches, what answers, and what brings transactions over. Raises KeysUnusable."""
     clock = SystemClock()
     admission, readable = _admission(volume)
     gate = Gate(settings.gate)
@@ -121,8 +123,10 @@ def build(settings: Settings, volume: Volume) -> tuple[Observer, Server]:
         pace=Pace(),
         limits=SpaceLimits(),
     )
+    salvaging = Salvaging(volume, changed=observer.notify)
     verbs = Verbs(
         observer=observer,
+        salvaging=salvaging,
         gate=gate,
         volume=volume,
         admission=admission,
@@ -132,7 +136,7 @@ def build(settings: Settings, volume: Volume) -> tuple[Observer, Server]:
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
     )
     keys = Keys(host_key=settings.ssh / "host-key", authorized_keys=settings.ssh / "authorized-keys")
-    return observer, Server(verbs=verbs, keys=keys, limits=Limits(), clock=clock)
+    return observer, Server(verbs=verbs, keys=keys, limits=Limits(), clock=clock), salvaging
 
 
 def _admission(volume: Volume) -> tuple[Admission, bool]:

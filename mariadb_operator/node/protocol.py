@@ -8,11 +8,12 @@ only what its verb had in the version of the peer. Not for who may ask (admissio
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
 
 from mariadb_operator.node.wire import Unknown, build, decode, encode, parse
+from statemachines.gtid import Position
 
 VERSION = 1
 USERNAME = "mariadb-operator"  # as whom the operator logs in
@@ -30,6 +31,9 @@ class Verb(StrEnum):
     STATE = "state"  # what is known now
     FENCE = "fence"  # kill the server, let none start, and say when it is certain
     PERMIT = "permit"  # let the supervisor make the start that it waits for
+    TAIL = "tail"  # what somebody lacks of the held server's binary logs, as a stream after the answer
+    STORE = "store"  # keep such a stream, which comes after the request, in a file next to the server
+    GIVE = "give"  # offer that file to the server here, as a replication source
     RENEW = "renew"  # the server may live until some time after it was asked for
 
 
@@ -44,6 +48,8 @@ class Reason(StrEnum):
     ANOTHER_START = "another start"  # not the start of mariadbd that was meant
     NOT_ASKED = "not asked"  # a renewal that answers nothing that was asked lately
     FENCED = "fenced"  # no server may live here
+    UNSALVAGEABLE = "unsalvageable"  # the logs can't give it, whoever asks again
+    NOT_STORED = "not stored"  # what came was not whole, or there is no such file
     NOT_RECORDED = "not recorded"  # the volume did not take the record in time
     BUSY = "busy"  # too much at once
 
@@ -172,6 +178,39 @@ class PermitRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TailRequest:
+    """Of `tail`, to a fenced server's sidecar: what somebody lacks who received up to there."""
+
+    authority: Authority
+    received: str
+
+    def __post_init__(self) -> None:
+        Position.parse(self.received)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRequest:
+    """Of `store`: the stream that follows is the tail of this operation."""
+
+    authority: Authority
+    operation: str
+
+    def __post_init__(self) -> None:
+        _check(_NAME.fullmatch(self.operation), "operation is no identifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveRequest:
+    """Of `give`: the tail of this operation."""
+
+    authority: Authority
+    operation: str
+
+    def __post_init__(self) -> None:
+        _check(_NAME.fullmatch(self.operation), "operation is no identifier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RenewRequest:
     """Of `renew`: that server may live for `seconds` after `asked_at`, the time in a heartbeat of this sidecar.
 
@@ -188,12 +227,24 @@ class RenewRequest:
         _check(0 <= self.seconds <= LEASE_LIMIT_SECONDS, f"seconds is 0 to {LEASE_LIMIT_SECONDS}")
 
 
-Request = WatchRequest | StateRequest | FenceRequest | PermitRequest | RenewRequest
+Request = (
+    WatchRequest
+    | StateRequest
+    | FenceRequest
+    | PermitRequest
+    | TailRequest
+    | StoreRequest
+    | GiveRequest
+    | RenewRequest
+)
 REQUESTS: dict[Verb, type[Request]] = {
     Verb.WATCH: WatchRequest,
     Verb.STATE: StateRequest,
     Verb.FENCE: FenceRequest,
     Verb.PERMIT: PermitRequest,
+    Verb.TAIL: TailRequest,
+    Verb.STORE: StoreRequest,
+    Verb.GIVE: GiveRequest,
     Verb.RENEW: RenewRequest,
 }
 
@@ -262,6 +313,15 @@ class LeaseState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SalvagedState:
+    """A tail that was stored here since this sidecar runs."""
+
+    operation: str
+    after: str
+    upto: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeState:
     """All that a sidecar knows."""
 
@@ -271,6 +331,7 @@ class NodeState:
     probes: ProbeState
     ledger: LedgerState
     lease: LeaseState | None
+    salvaged: SalvagedState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,13 +397,61 @@ class PermitReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TailReply:
+    """Of `tail`, before its stream: pieces, each after its length in 4 bytes, then a length of 0 and a TailEnd."""
+
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailEnd:
+    """What was sent, to be compared with what came. `torn`: how the log ended where that was not whole."""
+
+    after: str
+    count: int
+    first: str
+    last: str
+    bytes: int
+    digest: str
+    torn: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreReply:
+    """Of `store`: it is on the disk, whole."""
+
+    after: str
+    upto: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveReply:
+    """Of `give`: a replication source on the server's own loopback interface, for some minutes."""
+
+    port: int
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RenewReply:
     """Of `renew`: the deadline that holds now; 0 without one."""
 
     deadline: float
 
 
-Reply = WatchEvent | StateReply | FenceReply | PermitReply | RenewReply
+Reply = (
+    WatchEvent
+    | StateReply
+    | FenceReply
+    | PermitReply
+    | TailReply
+    | TailEnd
+    | StoreReply
+    | GiveReply
+    | RenewReply
+)
 R = TypeVar("R", bound=Reply)
 
 

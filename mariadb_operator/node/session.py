@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import asyncssh
 
@@ -18,8 +19,10 @@ from mariadb_operator.node.protocol import (
     Reason,
     Refusal,
     Reply,
-    Request,
     StateReply,
+    StoreRequest,
+    TailReply,
+    TailRequest,
     Verb,
     WatchRequest,
     read_request,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+INTAKE_BYTES = 256 << 10
 _DONE = 0
 _REFUSED = 1
 _BROKEN = 70  # of us, not of the request
@@ -54,6 +58,9 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._asked = False
         self._late: asyncio.TimerHandle | None = None
         self._watch: Watch | None = None
+        self._intake: asyncio.StreamReader | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         """The channel is there."""
@@ -66,6 +73,9 @@ class Session(asyncssh.SSHServerSession[bytes]):
             self._late.cancel()
         if self._watch is not None:
             self._watch.end()
+        if self._intake is not None:
+            self._intake.set_exception(ConnectionResetError("the session ended"))
+        self._writable.set()
         self._left()
 
     def pty_requested(self, *args: object) -> bool:  # noqa: ARG002
@@ -99,7 +109,9 @@ class Session(asyncssh.SSHServerSession[bytes]):
             )
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:  # noqa: ARG002
-        """A piece of the line."""
+        """A piece of the line, or of the stream after it."""
+        if self._intake is not None:
+            self._intake.feed_data(data)
         if self._asked:
             return
         self._line += data
@@ -110,17 +122,21 @@ class Session(asyncssh.SSHServerSession[bytes]):
 
     def eof_received(self) -> bool:
         """Nothing more comes; the answer still goes out."""
+        if self._intake is not None:
+            self._intake.feed_eof()
         if not self._asked:
             self._refuse(Reason.MALFORMED, "it ended before its line did")
         return True
 
     def pause_writing(self) -> None:
-        """The reader of a watch is slow."""
+        """The reader is slow."""
+        self._writable.clear()
         if self._watch is not None:
             self._watch.pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
+        self._writable.set()
         if self._watch is not None:
             self._watch.resume()
 
@@ -128,7 +144,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         self._settle()
         assert self._verb is not None
         line, _, rest = self._line.partition(b"\n")
-        if rest:
+        if rest and self._verb is not Verb.STORE:
             self._refuse(Reason.MALFORMED, "more than one line")
             return
         try:
@@ -136,10 +152,49 @@ class Session(asyncssh.SSHServerSession[bytes]):
         except Malformed as error:
             self._refuse(Reason.MALFORMED, str(error))
             return
-        if isinstance(request, WatchRequest):
-            self._begin_watch(request)
-        else:
-            self._server.spawn(self._answer(request))
+        match request:
+            case WatchRequest():
+                self._begin_watch(request)
+            case TailRequest():
+                self._server.spawn(self._answer(self._send_tail(request)))
+            case StoreRequest():
+                stream = self._begin_intake(rest)
+                self._server.spawn(self._answer(self._server.verbs.store(request, stream)))
+            case _:
+                self._server.spawn(self._answer(self._server.verbs.answer(request)))
+
+    def _begin_intake(self, first: bytes) -> asyncio.StreamReader:
+        """What comes after the line; a sender that is faster than the disk waits."""
+        assert self._channel is not None
+        self._intake = asyncio.StreamReader(limit=INTAKE_BYTES)
+        # Of a transport it uses what a channel has: to pause reading, and to go on.
+        self._intake.set_transport(cast(asyncio.ReadTransport, self._channel))
+        self._intake.feed_data(first)
+        return self._intake
+
+    async def _send_tail(self, request: TailRequest) -> None:
+        """The answer and the stream after it; a refusal in the middle ends it without its end."""
+        head = write(TailReply(after=request.received))
+        async with aclosing(self._server.verbs.tail(request)) as frames:
+            try:
+                async for frame in frames:
+                    await self._send(head + frame)
+                    head = b""
+            except Refused as error:
+                if head:
+                    raise
+                self._server.refuse(
+                    error.reason, peer=self._peer, what="the rest of a tail", detail=str(error)
+                )
+                raise ConnectionResetError("a stream without an end") from error
+
+    async def _send(self, data: bytes) -> None:
+        channel = self._channel
+        if channel is None or channel.is_closing():
+            raise ConnectionResetError("the session ended")
+        channel.write(data)
+        async with asyncio.timeout(self._server.limits.stuck_seconds):
+            await self._writable.wait()
 
     def _begin_watch(self, request: WatchRequest) -> None:
         assert self._channel is not None
@@ -151,9 +206,11 @@ class Session(asyncssh.SSHServerSession[bytes]):
         )
         self._watch.begin()
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, answering: Awaitable[Reply | None]) -> None:
         try:
-            reply = await self._server.verbs.answer(request)
+            reply = await answering
+        except (ConnectionResetError, TimeoutError):
+            self._end(b"", _BROKEN)
         except Refused as error:
             self._refuse(error.reason, str(error))
         except NotRecorded as error:
@@ -164,10 +221,7 @@ class Session(asyncssh.SSHServerSession[bytes]):
         else:
             if isinstance(reply, StateReply):
                 reply = replace(reply, counts=self._server.tally.counts())
-            self._reply(reply)
-
-    def _reply(self, reply: Reply) -> None:
-        self._end(write(reply), _DONE)
+            self._end(write(reply) if reply is not None else b"", _DONE)
 
     def _refuse(self, reason: Reason, detail: str) -> None:
         self._settle()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import assert_never
 
@@ -19,6 +19,7 @@ from mariadb_operator.node.protocol import (
     VERSION,
     FenceReply,
     FenceRequest,
+    GiveRequest,
     Greeting,
     LeaseState,
     LedgerState,
@@ -34,10 +35,14 @@ from mariadb_operator.node.protocol import (
     Role,
     StateReply,
     StateRequest,
+    StoreReply,
+    StoreRequest,
+    TailRequest,
     Verb,
     WatchEvent,
     WatchRequest,
 )
+from mariadb_operator.node.salvaging import Salvaging
 from mariadb_operator.node.volume import Ledger, NotRecorded, Volume
 from mariadb_operator.runtime.clock import Clock
 
@@ -60,6 +65,7 @@ class Verbs:
         gate: Gate,
         volume: Volume,
         admission: Admission,
+        salvaging: Salvaging,
         readable: bool,
         clock: Clock,
         sidecar: str,
@@ -69,6 +75,7 @@ class Verbs:
         self._gate = gate
         self._volume = volume
         self._admission = admission
+        self._salvaging = salvaging
         self._readable = readable
         self._clock = clock
         self._sidecar = sidecar
@@ -117,8 +124,25 @@ class Verbs:
                 return await self._permit(request)
             case RenewRequest():
                 return await self._renew(request)
+            case GiveRequest():
+                self._admission.admit(request.authority)
+                return await self._salvaging.give(request.operation)
+            case TailRequest() | StoreRequest():
+                raise Refused(Reason.MALFORMED, "it needs a stream")
             case _:
                 assert_never(request)
+
+    def tail(self, request: TailRequest) -> AsyncGenerator[bytes]:
+        """A tail, framed. Raises Refused, also from the loop."""
+        self._admission.admit(request.authority)
+        if not self.holds or self._observer.server is not None:
+            raise Refused(Reason.BUSY, "only the logs of a server that is held are read")
+        return self._salvaging.tail(request.received)
+
+    async def store(self, request: StoreRequest, stream: asyncio.StreamReader) -> StoreReply:
+        """Keep the tail that comes. Raises Refused."""
+        self._admission.admit(request.authority)
+        return await self._salvaging.store(request.operation, stream)
 
     def first(self) -> WatchEvent:
         """The first line of a watch."""
@@ -162,6 +186,7 @@ class Verbs:
                 truncated=ledger.truncated,
             ),
             lease=self._gate.lease(),
+            salvaged=self._salvaging.stored,
         )
 
     async def _fence(self, request: FenceRequest) -> FenceReply:

@@ -12,17 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from mariadb_operator.node.protocol import NodeState, Phase, Ping, Space, WatchEvent, Write
+from mariadb_operator.node.protocol import NodeState, Phase, Ping, Space, Verb, WatchEvent, Write
 from mariadb_operator.runtime.clock import Clock
 from mariadb_operator.runtime.errors import OperatorError
 from mariadb_operator.ssh.connection import Target
 from mariadb_operator.ssh.session import Pace, SidecarSession
-from statemachines.facts import Process, SidecarFact, Writing
+from statemachines.facts import Process, SalvagedFact, SidecarFact, Writing
+from statemachines.gtid import Position
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 1.0  # at most between two attempts: a server may wait for its permit
 
+_SALVAGE = {Verb.TAIL, Verb.STORE, Verb.GIVE}
 _ANSWERS = {Ping.ANSWERS: True, Ping.PRESENT: True, Ping.REFUSES: False, Ping.SILENT: False}
 _WRITING = {Write.DONE: Writing.WORKS, Write.FAILED: Writing.READ_ONLY, Write.STALLED: Writing.STALLED}
 
@@ -54,6 +56,8 @@ class InstanceSidecar:
         self._changed = changed
         self._pod_uid = ""
         self._free = False
+        self._can_salvage = False
+        self._unsalvageable = ""  # the start of the server whose logs can't give what is missing
         self.session = SidecarSession(
             target=self._target, listener=self, clock=clock, rng=rng, pace=Pace(limit=RECONNECT_SECONDS)
         )
@@ -71,10 +75,12 @@ class InstanceSidecar:
     def event(self, event: WatchEvent, *, at: float) -> None:
         """A line of the watch."""
         before = self.word
+        if event.greeting is not None:
+            self._can_salvage = set(event.greeting.verbs) >= _SALVAGE
         if event.state is not None:
             found = fact(event.state, before=before, pod_uid=self._pod_uid, at=at)
             self._free = self._free and found.held and found.process is not Process.RUNNING
-            self.word = replace(found, free=self._free)
+            self.word = replace(found, free=self._free, salvages=self._salvages(found.incarnation))
         elif before is not None:
             self.word = replace(before, at=at)
         if self.word is not None and (before is None or self.word != replace(before, at=at)):
@@ -89,6 +95,17 @@ class InstanceSidecar:
         if word.free is not freed:
             self.word = replace(word, free=freed)
             self._changed()
+
+    def note_unsalvageable(self, incarnation: str) -> None:
+        """The logs of that start of the server were asked for, and can't give what is missing."""
+        self._unsalvageable = incarnation
+        word = self.word
+        if word is not None and word.salvages is not self._salvages(word.incarnation):
+            self.word = replace(word, salvages=self._salvages(word.incarnation))
+            self._changed()
+
+    def _salvages(self, incarnation: str) -> bool:
+        return self._can_salvage and (not incarnation or incarnation != self._unsalvageable)
 
     def lost(self, reason: OperatorError, *, at: float) -> None:  # noqa: ARG002 - the last word keeps its own time
         """There is no session."""
@@ -120,10 +137,20 @@ def fact(state: NodeState, *, before: SidecarFact | None, pod_uid: str, at: floa
         waiting=state.gate.incarnation
         if state.gate is not None and state.gate.phase is Phase.WAITING
         else "",
+        salvaged=_salvaged(state),
         answers=answers,
         answers_since=known.answers_since if known is not None and known.answers is answers else at,
         writing=writing,
         writing_since=known.writing_since if known is not None and known.writing is writing else at,
+    )
+
+
+def _salvaged(state: NodeState) -> SalvagedFact | None:
+    found = state.salvaged
+    if found is None:
+        return None
+    return SalvagedFact(
+        operation=found.operation, after=Position.parse(found.after), upto=Position.parse(found.upto)
     )
 
 

@@ -21,6 +21,10 @@ from mariadb_operator.node.protocol import (
     Refusal,
     Reply,
     Request,
+    StoreReply,
+    StoreRequest,
+    TailReply,
+    TailRequest,
     Verb,
     WatchEvent,
     WatchRequest,
@@ -31,6 +35,8 @@ from mariadb_operator.node.wire import LINE_LIMIT, Malformed
 from mariadb_operator.ssh.errors import AnswerLost, SidecarUnproven, SidecarUnreachable, refused
 
 _WINDOW = 4 * LINE_LIMIT
+_TAIL_WINDOW = 1 << 20
+_PIECE_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +128,29 @@ class SidecarConnection:
         except (asyncssh.Error, OSError, TimeoutError) as error:
             raise AnswerLost(f"{what}: {type(error).__name__}") from error
 
+    async def bring_tail(
+        self, ask: TailRequest, recipient: SidecarConnection, store: StoreRequest, *, silence_seconds: float
+    ) -> StoreReply:
+        """Have what somebody lacks of the logs here stored by another sidecar; it goes through us, piece by piece.
+
+        Raises:
+            SidecarUnreachable: a connection was closed before.
+            AnswerLost: silence for that long, a connection broke, or an answer could not be read.
+            Refused: by either of them, and why.
+        """
+        here, there = self._what(Verb.TAIL), recipient._what(Verb.STORE)
+        try:
+            async with self._stream(Verb.TAIL, ask, window=_TAIL_WINDOW) as (_, source):
+                async with asyncio.timeout(silence_seconds):
+                    _read(TailReply, await _line(source), what=here)
+                keeping = recipient._stream(Verb.STORE, store, window=_WINDOW)
+                async with keeping as (sink, answer):
+                    await _pass_on(source, sink, silence_seconds=silence_seconds)
+                    async with asyncio.timeout(silence_seconds):
+                        return _read(StoreReply, await _line(answer), what=there)
+        except (asyncssh.Error, OSError, TimeoutError) as error:
+            raise AnswerLost(f"{here}, to {there}: {type(error).__name__}") from error
+
     async def wait_closed(self) -> None:
         """Return when it has ended, by either side."""
         await self._connection.wait_closed()
@@ -150,17 +179,40 @@ class SidecarConnection:
 
     @contextlib.asynccontextmanager
     async def _session(self, verb: Verb, request: Request) -> AsyncIterator[asyncssh.SSHReader[bytes]]:
+        async with self._stream(verb, request, window=_WINDOW) as (writer, reader):
+            with contextlib.suppress(BrokenPipeError):
+                writer.write_eof()
+            yield reader
+
+    @contextlib.asynccontextmanager
+    async def _stream(
+        self, verb: Verb, request: Request, *, window: int
+    ) -> AsyncIterator[tuple[asyncssh.SSHWriter[bytes], asyncssh.SSHReader[bytes]]]:
         writer, reader, _ = await self._connection.open_session(
-            verb.value, encoding=None, request_pty=False, window=_WINDOW, max_pktsize=LINE_LIMIT
+            verb.value, encoding=None, request_pty=False, window=window, max_pktsize=LINE_LIMIT
         )
         try:
             # A refusal may have come, and the session ended, before anything was asked.
             with contextlib.suppress(BrokenPipeError):
                 writer.write(write(request))
-                writer.write_eof()
-            yield reader
+            yield writer, reader
         finally:
             writer.channel.abort()
+
+
+async def _pass_on(
+    source: asyncssh.SSHReader[bytes], sink: asyncssh.SSHWriter[bytes], *, silence_seconds: float
+) -> None:
+    """Everything that comes, until it ends or is not taken any more: why, the taker says."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            async with asyncio.timeout(silence_seconds):
+                piece = await source.read(_PIECE_BYTES)
+                if not piece:
+                    break
+                sink.write(piece)
+                await sink.drain()
+        sink.write_eof()
 
 
 async def _line(reader: asyncssh.SSHReader[bytes]) -> bytes:

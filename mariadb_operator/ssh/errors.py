@@ -44,6 +44,7 @@ _FOR_NOW = frozenset({
     Reason.ANOTHER_START,
     Reason.NOT_ASKED,
     Reason.FENCED,
+    Reason.NOT_STORED,
     Reason.NOT_RECORDED,
     Reason.BUSY,
 })  # fmt: skip

@@ -12,7 +12,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from mariadb_operator.node.protocol import R, Request, Verb, WatchEvent, WatchRequest
+from mariadb_operator.node.protocol import (
+    R,
+    Request,
+    StoreReply,
+    StoreRequest,
+    TailRequest,
+    Verb,
+    WatchEvent,
+    WatchRequest,
+)
 from mariadb_operator.runtime.backoff import Backoff
 from mariadb_operator.runtime.clock import Clock
 from mariadb_operator.runtime.errors import OperatorError
@@ -79,6 +88,19 @@ class SidecarSession:
         if self._connection is None:
             raise SidecarUnreachable("there is no session with the sidecar")
         return await self._connection.ask(verb, request, kind, deadline_seconds=deadline_seconds)
+
+    async def bring_tail(
+        self, ask: TailRequest, recipient: SidecarSession, store: StoreRequest, *, silence_seconds: float
+    ) -> StoreReply:
+        """Over both standing sessions. Raises what SidecarConnection.bring_tail raises."""
+        if self._connection is None or recipient._connection is None:
+            raise SidecarUnreachable("there is no session with one of the two sidecars")
+        return await self._connection.bring_tail(
+            ask,
+            recipient._connection,
+            store,
+            silence_seconds=silence_seconds,
+        )
 
     def reconnect(self) -> None:
         """Keys or address are others from now on: begin anew."""

@@ -73,19 +73,6 @@ def kubectl() -> Kubectl:
     return run
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="also what repeats a kind of test that runs anyway")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A default run has one of each kind, and says what it left out."""
-    if config.getoption("--slow"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="slow: run it by nox -s e2e -- --slow"))
-
-
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Shows a failure when it happens: the whole run takes minutes."""
     if report.failed:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -358,11 +358,20 @@ class Cluster:
         return self.servers[1:]
 
     @classmethod
-    async def make(cls, servers: Servers, *, instances: int = 3) -> Cluster:
-        made = [servers.make(ordinal) for ordinal in range(instances)]
+    async def make(
+        cls,
+        servers: Servers,
+        *,
+        instances: int = 3,
+        admit: Callable[[Server], Awaitable[object]] | None = None,
+    ) -> Cluster:
+        """`admit`: lets a server start that waits at its gate; without it there is no gate."""
+        made = [servers.make(ordinal, gated=admit is not None) for ordinal in range(instances)]
         for server in made:
             server.start()
         for server in made:
+            if admit is not None:
+                await admit(server)
             async with await server.answering() as connection:
                 await terms.raise_term(connection, guard=GUARD)
         cluster = cls(made)

@@ -56,7 +56,8 @@ async def test_a_death_is_pushed_with_the_name_of_the_server(sidecar: Sidecar) -
         assert dead.death is not None
         assert dead.death.incarnation == incarnation
         assert dead.death.started_at == alive.server.started_at
-        assert dead.death.sign is Sign.EXITING
+        # Killed right after it began, it may have had no thread yet that was watched.
+        assert dead.death.sign in (Sign.EXITING, Sign.PROCESS)
         assert dead.server is None
         waits = await news.seen(
             "the next start waits", lambda state: state.gate and state.gate.phase is Phase.WAITING

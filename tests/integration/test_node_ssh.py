@@ -153,7 +153,7 @@ async def served(tmp_path: Path, limits: Limits) -> AsyncIterator[Served]:
         ssh=tmp_path / "ssh",
     )
     volume = Volume(settings.volume)
-    _, built = build(settings, volume)
+    _, built, _ = build(settings, volume)
     server = Server(verbs=built.verbs, keys=built.keys, limits=limits, clock=built.clock)
     listener = server.listen(address="127.0.0.1", port=0)
     running = asyncio.create_task(server.run(listener))

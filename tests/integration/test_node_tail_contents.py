@@ -106,7 +106,17 @@ CONTENTS = {
 DIGITS = "CREATE TABLE shop.digits (n INT PRIMARY KEY); INSERT INTO shop.digits WITH RECURSIVE c (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n < 199) SELECT n FROM c"  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", CONTENTS)
+# Large ones cost a disk's time, and repeat what is tested byte by byte in the unit tests.
+LARGE = (
+    "rows as long as a packet may be",
+    "a transaction that becomes a file of its own",
+    "wide transactions",
+)
+assert set(LARGE) <= set(CONTENTS)
+KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind in LARGE else ()) for kind in CONTENTS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_candidate_holds_what_the_dead_primary_held(
     servers: Servers, tmp_path: Path, kind: str
 ) -> None:

@@ -23,7 +23,11 @@ from tests.harness.local import HarnessError, Local, cache_folder
 from tests.local.clusters import SECONDS, command, free_names, local
 from tests.local.traces import mentions, traces
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes machines")
+# The same faults without a Kubernetes are in test_disks.py.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes machines"),
+]
 
 NAMESPACE = "default"
 WRITE = "n=0; while :; do n=$((n + 1)); echo $n >>/data/lines; sleep 0.05; done"

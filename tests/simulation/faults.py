@@ -468,7 +468,12 @@ FAULTS: dict[Fault, int] = {
 """Each with its weight."""
 
 
-DEADLY: tuple[Fault, ...] = (crash, crash, crash, crash_and_hold, delete_pod)
+async def crash_primary(world: World) -> None:
+    if world.primary is not None:
+        await crash_at(world, world.primary)
+
+
+DEADLY: tuple[Fault, ...] = (crash_primary, crash_primary, crash_primary, crash_and_hold, delete_pod)
 """What mostly ends the primary."""
 
 

@@ -199,6 +199,8 @@ class Server:
         self.alive = False
         self.volume.in_use = None
         network, rng = self.world.network, self.world.rng
+        for stream in self.streams.values():
+            stream.closed = True
         if not power:
             for stream in self.streams.values():
                 later = rng.uniform(0.0, 0.1)
@@ -412,7 +414,10 @@ class Server:
             self.io_errno = NOT_IN_BINLOG
 
     def _established(self, attempt: int, stream: Stream) -> None:
-        if attempt != self._attempt or not self.io_wanted or stream.closed or self.stream is not None:
+        if attempt == self._attempt and stream.closed:  # ended before it was heard of
+            self._retry(attempt, CONNECT_RETRY)
+            return
+        if attempt != self._attempt or not self.io_wanted or self.stream is not None:
             self.world.network.send(
                 self.host, stream.source.host, stream.source.deliver, stream.source.drop_stream, stream
             )
@@ -426,6 +431,7 @@ class Server:
                 self.host, source.host, source.deliver, source.acknowledged, stream, stream.cursor
             )
         stream.source.deliver(stream.pump)
+        self.listen_for_silence()  # its source may have died before the wire had healed
         self.wake()
 
     def stream_lost(self, stream: Stream) -> None:

@@ -295,6 +295,20 @@ def test_a_store_goes_by_the_order_of_the_stream_not_by_the_number_of_the_versio
     assert store.put(stored("a", "9")) == []
 
 
+def test_a_reply_does_not_replace_what_the_stream_has_told_since_the_request() -> None:
+    """Found by the simulation: a Pod's address came before the reply to its creation, and was lost with it."""
+    store = Store(POD)
+    store.put(stored("a", "11"))
+    assert store.put_reply(stored("a", "10"), before=None) == []
+    known = store.get("n", "a")
+    assert known is not None
+    assert known["metadata"]["resourceVersion"] == "11"
+    assert [change.type for change in store.put_reply(stored("a", "12"), before=known)] == [
+        ChangeType.MODIFIED
+    ]
+    assert [change.type for change in store.put_reply(stored("b", "13"), before=None)] == [ChangeType.ADDED]
+
+
 def test_a_deletion_of_an_object_that_is_not_there_is_no_change() -> None:
     store = Store(POD)
     assert store.remove(stored("a", "1")) == []

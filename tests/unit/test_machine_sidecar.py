@@ -245,6 +245,14 @@ def test_without_a_sidecar_that_salvages_it_is_passed_if_every_witness_is_there(
         assert decision.record.operation.without_tail
 
 
+def test_a_volume_that_is_about_to_be_held_is_waited_for() -> None:
+    not_yet = sidecar(process=Process.ENDED, waiting="start-0-again")
+    decision = went_through(fenced(primary=not_yet), failing())
+    assert decision.record.state is State.SALVAGING
+    assert e.FenceServer(PRIMARY, 1, UID) in decision.effects
+    assert not [each for each in decision.effects if isinstance(each, e.Salvage)]
+
+
 def test_an_optional_salvage_ends_after_a_while_and_a_needed_one_is_waited_for() -> None:
     late = WALL + g.SALVAGE_SECONDS
     salvaging = failing(State.SALVAGING)

@@ -30,6 +30,7 @@ from mariadb_operator.node.protocol import (
     ServerState,
     Sign,
 )
+from mariadb_operator.node.salvaging import Salvaging
 from mariadb_operator.node.verbs import Verbs
 from mariadb_operator.node.volume import Ledger, NotRecorded, Volume
 from mariadb_operator.runtime.clock import SystemClock
@@ -109,6 +110,7 @@ async def bench(tmp_path: Path) -> Bench:
         gate=gate,
         volume=volume,
         admission=admission,
+        salvaging=Salvaging(volume, changed=lambda: None),
         readable=True,
         clock=SystemClock(),
         sidecar="s",

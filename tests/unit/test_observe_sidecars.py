@@ -10,11 +10,13 @@ import pytest
 from mariadb_operator.node.protocol import (
     DeathState,
     GateState,
+    Greeting,
     LedgerState,
     NodeState,
     Phase,
     Ping,
     ProbeState,
+    SalvagedState,
     ServerState,
     Sign,
     Space,
@@ -174,3 +176,30 @@ def test_a_volume_stays_free_as_long_as_its_server_is_held() -> None:
     made.hear(state(gate=WAITS), 3.0)
     made.hear(state(gate=WAITS, ledger=held), 4.0)
     assert not made.is_free(), "it was permitted to start in between"
+
+
+VERBS = ("watch", "tail", "store", "give")
+
+
+def greeting(*verbs: str) -> Greeting:
+    return Greeting(protocol=1, sidecar="s", boot_id="b", now=0.0, verbs=verbs)
+
+
+def test_what_was_stored_is_told_with_what_it_continues() -> None:
+    kept = SalvagedState(operation="1-8", after="0-1-5", upto="0-1-7")
+    salvaged = told(state(salvaged=kept)).salvaged
+    assert salvaged is not None
+    assert (salvaged.operation, str(salvaged.after), str(salvaged.upto)) == ("1-8", "0-1-5", "0-1-7")
+
+
+def test_a_sidecar_salvages_if_it_knows_how_and_its_logs_did_not_fail() -> None:
+    for verbs, salvages in ((VERBS, True), (("watch",), False)):
+        made = Listened()
+        hello = WatchEvent(now=1.0, sequence=1, greeting=greeting(*verbs), state=state(death=DIED))
+        made.sidecar.event(hello, at=1.0)
+        assert made.sidecar.word is not None
+        assert made.sidecar.word.salvages is salvages
+        made.sidecar.note_unsalvageable(NEXT)
+        assert made.sidecar.word.salvages is salvages, "that was another start of the server"
+        made.sidecar.note_unsalvageable(START)
+        assert not made.sidecar.word.salvages

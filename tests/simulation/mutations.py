@@ -1,6 +1,6 @@
 """Rules of the operator, each broken on purpose, with the faults under which that has to show.
 
-How we know that the simulation can find anything. Not for bugs that were found by it: those are in test_regressions.py.
+How we know that the simulation can find anything. Not for bugs that were found by it: those are in tests/unit/test_machine_defects.py.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from tests.simulation.world import Shape, World
 ROUNDS = 40
 FIXED_SECONDS = 30.0  # at most that a round lasts whose faults are given
 PLAIN_ODDS = 0.7  # of a round that it has one deadly fault and at most one other
-GIVEN_PLAIN_ODDS = 0.6  # the same where faults are given: the seeds of test_regressions.py depend on it
+GIVEN_PLAIN_ODDS = 0.6  # the same where faults are given
 UNMENDED_ODDS = 0.75  # of a round that the next one begins before all is mended
 BUSY_PAUSE = 0.15  # of a client between two rows, while something breaks
 DEADLY_ODDS = 0.8  # of a round that its faults include one that ends the primary

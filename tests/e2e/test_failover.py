@@ -49,9 +49,7 @@ def kill(cluster: Cluster, primary: str) -> None:
 
 
 def freeze(cluster: Cluster, primary: str) -> None:
-    # A busy kubelet may need longer than the default to report the end: without it nothing is promoted.
-    cluster.edit(highAvailability={"failover": {"maxWait": "60s"}})
-    cluster.wait_healthy()
+    wait_long_for_proof(cluster)
     cluster.signal_mariadbd(primary, "STOP")
 
 
@@ -59,7 +57,14 @@ def delete_gracefully(cluster: Cluster, primary: str) -> None:
     cluster.delete_pod(primary)
 
 
+def wait_long_for_proof(cluster: Cluster) -> None:
+    """A busy kubelet may need longer than the default to end a server: without proof of it nothing is promoted."""
+    cluster.edit(highAvailability={"failover": {"maxWait": "60s"}})
+    cluster.wait_healthy()
+
+
 def delete_by_force(cluster: Cluster, primary: str) -> None:
+    wait_long_for_proof(cluster)
     cluster.delete_pod(primary, force=True)
 
 
@@ -71,7 +76,7 @@ def test_a_lost_primary_is_replaced_and_no_acknowledged_row_is_lost(
         writers.wait_acknowledged(WRITTEN)
         old = Old.of(trio)
         fault(trio, old.name)
-        trio.wait_epoch(old.epoch + 1)
+        trio.wait_epoch(old.epoch + 1, seconds=90)
         writers.wait_acknowledged(WRITTEN)
     assert trio.primary != old.name
     kept_out = the_old_primary_returns(trio, old, writers.result, epoch=old.epoch + 1)

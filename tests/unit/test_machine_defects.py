@@ -238,3 +238,23 @@ def test_a_witness_that_is_lost_after_the_fence_is_not_promoted_over() -> None:
     assert decide(intent(), lost, known, WALL).record.state is State.ELECTING
     accepted = replace(known, operation=operation(proven=True, by_policy=True))
     assert decide(intent(), lost, accepted, WALL).record.state is not State.ELECTING
+
+
+def test_nobody_waits_at_a_primary_that_came_back_and_is_not_taken_back_yet() -> None:
+    """Its predecessor's clients waited; recorded as asynchronous, it could not have been replaced any more."""
+    came_back = instance(0, server=server(0, incarnation="start-again"), lonely_since=NOW - 100.0)
+    facts = snapshot(came_back, instance(1), instance(2))
+    assert not durability.acknowledgements_missing(situation(facts=facts))
+    serving = snapshot(instance(0, lonely_since=NOW - 100.0), instance(1), instance(2))
+    assert durability.acknowledgements_missing(situation(facts=serving))
+
+
+def test_a_failover_that_led_to_nothing_though_the_death_was_proven_is_not_begun_again_at_once() -> None:
+    """It went from failover to failover within one pass, and nobody could start the primary again meanwhile."""
+    gone = instance(0, ended_pods=frozenset({"pod-0"}), **met(Reach.REFUSED))
+    facts = snapshot(gone, instance(1), instance(2))
+    known = record(state=State.DEGRADED, refuted_at=WALL, refuted_proven=True)
+    assert decide(intent(), facts, known, WALL).record.operation is None
+    assert decide(intent(), facts, known, WALL + guards.RETRY_SECONDS).record.operation is not None
+    news = replace(known, refuted_proven=False)
+    assert decide(intent(), facts, news, WALL).record.operation is not None

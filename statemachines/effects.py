@@ -136,7 +136,7 @@ class StopReceiving:
 
 @dataclass(frozen=True, slots=True)
 class FenceServer:
-    """By the sidecar: kill that instance's server, keep it from being started, and read what its binary logs hold."""
+    """By the sidecar: kill that instance's server, and keep it from being started."""
 
     instance: str
     epoch: int

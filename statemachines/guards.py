@@ -17,7 +17,7 @@ from statemachines.detection import (
     proofs,
     serves,
 )
-from statemachines.facts import InstanceFacts, IoThread, Reach, SalvagedFact, ServerFact, Volume
+from statemachines.facts import InstanceFacts, IoThread, Reach, SalvagedFact, ServerFact, SidecarFact, Volume
 from statemachines.gtid import Position
 from statemachines.record import OnUncertainData, Recorded, Situation
 from statemachines.states import SCHEMA
@@ -74,6 +74,12 @@ def person_released(s: Situation) -> bool:
 def primary_facts(s: Situation) -> InstanceFacts | None:
     """What is known of the primary (not a guard)."""
     return s.snapshot.instance(s.record.primary)
+
+
+def primary_sidecar(s: Situation) -> SidecarFact | None:
+    """The word of the primary's sidecar, if it can be asked (not a guard)."""
+    primary = primary_facts(s)
+    return primary.at_hand if primary is not None else None
 
 
 def primary_answering(s: Situation) -> bool:
@@ -207,8 +213,7 @@ def primary_suspected(s: Situation) -> bool:
 
 def unable_to_write(s: Situation) -> bool:
     """The primary's sidecar has found for 5 s that its server can't write, while a replica's can."""
-    primary = primary_facts(s)
-    word = primary.at_hand if primary is not None else None
+    word = primary_sidecar(s)
     if word is None or analyse(s.record, s.snapshot) not in UNABLE_TO_WRITE.values():
         return False
     best = elected(s)
@@ -349,18 +354,14 @@ def volume_reachable(s: Situation) -> bool:
     """The primary's sidecar answers, it can bring over what the binary logs hold, and they were not found to hold less
     than is known to be acknowledged.
     """
-    primary = primary_facts(s)
-    word = primary.at_hand if primary is not None else None
+    word = primary_sidecar(s)
     return word is not None and word.salvages and all(_whole(s, fact.upto) for fact in _salvaged(s))
 
 
 def volume_at_hand(s: Situation) -> bool:
     """The primary's server has ended and is held by its sidecar, so that nothing changes on its volume, which can be read."""
-    primary = primary_facts(s)
-    word = primary.at_hand if primary is not None else None
-    if primary is None or word is None or not (word.held and volume_reachable(s)):
-        return False
-    return not serves(s.record, primary) and bool(proofs(s.record, s.snapshot))
+    word = primary_sidecar(s)
+    return word is not None and word.held and volume_reachable(s) and bool(proofs(s.record, s.snapshot))
 
 
 def _salvaged(s: Situation) -> tuple[SalvagedFact, ...]:

@@ -42,8 +42,7 @@ def _uncertain_because(s: Situation) -> str:
 
 def _salvageable(s: Situation) -> bool:
     """Whether a dead primary's volume would tell everything: its sidecar is there and can."""
-    primary = g.primary_facts(s)
-    word = primary.at_hand if primary is not None else None
+    word = g.primary_sidecar(s)
     return word is not None and word.salvages and word.incarnation == s.record.primary_incarnation
 
 

@@ -249,14 +249,13 @@ def _fence(s: Situation) -> Iterator[e.Effect]:
 
 def _hold(s: Situation) -> Iterator[e.Effect]:
     """Keep the old primary's server down by its sidecar, also when it is dead: so nothing changes on its volume."""
-    primary = _facts(s, s.record.primary)
-    word = primary.at_hand if primary is not None else None
-    if primary is None or word is None or g.primary_alive(s):
+    word = g.primary_sidecar(s)
+    if word is None or g.primary_alive(s):
         return
     if word.process is Process.RUNNING and word.incarnation != s.record.primary_incarnation:
         return  # another start: read-only, and followed by nobody
     if not (word.held and (word.process is Process.ENDED or word.free)):
-        yield e.FenceServer(primary.name, s.record.epoch, s.record.cluster_id)
+        yield e.FenceServer(_name(s.record.primary), s.record.epoch, s.record.cluster_id)
 
 
 def _salvage(s: Situation) -> Iterator[e.Effect]:

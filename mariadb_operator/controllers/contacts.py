@@ -15,6 +15,7 @@ from mariadb_operator.act.runner import STATEMENT_LANE, EffectRunner
 from mariadb_operator.act.servers import Servers
 from mariadb_operator.act.sql import Target as SqlTarget
 from mariadb_operator.controllers.premises import Premises
+from mariadb_operator.node.protocol import PORT
 from mariadb_operator.observe.probes import InstanceProbe, Pace
 from mariadb_operator.observe.probes import Target as ProbeTarget
 from mariadb_operator.observe.progress import Progress
@@ -22,7 +23,7 @@ from mariadb_operator.observe.sidecars import InstanceSidecar, PodTarget
 from mariadb_operator.observe.snapshot import Caches, pod_of
 from mariadb_operator.resources.configuration import admin_port
 from mariadb_operator.resources.names import server_id
-from mariadb_operator.resources.pods import SIDECAR_PORT, has_sidecar
+from mariadb_operator.resources.pods import has_sidecar
 from mariadb_operator.runtime.clock import Clock
 from mariadb_operator.runtime.tasks import TaskOwner
 from mariadb_operator.sql.certificates import reload_certificates
@@ -74,7 +75,7 @@ class Contacts:
         for member in record.members:
             probe = self.probes.get(member.name) or self._begin(member.name, member.ordinal, tasks)
             probe.pace = pace
-            if self._premises.ssh is not None and member.name not in self.sidecars:
+            if member.name not in self.sidecars and self._premises.ssh is not None:
                 self._listen(member.name, member.ordinal, tasks)
             if probe.probe.reach is Reach.ANSWERING and not runner.busy(member.name):
                 self._warm(member.name, record, runner)
@@ -120,7 +121,7 @@ class Contacts:
         pod, keys = pod_of(self._names, ordinal, self._caches), self._premises.ssh
         if manifest is None or pod is None or pod.ip is None or keys is None or not has_sidecar(manifest):
             return None
-        target = Target(host=pod.ip, port=SIDECAR_PORT, host_keys=keys.host_keys, client_key=keys.client_key)
+        target = Target(host=pod.ip, port=PORT, host_keys=keys.host_keys, client_key=keys.client_key)
         return PodTarget(target=target, pod_uid=pod.uid)
 
     def _warm(self, name: str, record: Record, runner: EffectRunner) -> None:

@@ -26,6 +26,7 @@ from mariadb_operator.node.keys import Keys, KeysUnusable
 from mariadb_operator.node.observer import Observer
 from mariadb_operator.node.probes import Limits as SpaceLimits
 from mariadb_operator.node.probes import Pace
+from mariadb_operator.node.protocol import PORT
 from mariadb_operator.node.salvaging import Salvaging
 from mariadb_operator.node.server import Limits, Server
 from mariadb_operator.node.verbs import Verbs
@@ -36,7 +37,6 @@ from mariadb_operator.sql.connection import LocalEndpoint
 
 logger = logging.getLogger("mariadb_operator.node")
 
-PORT = 33064
 ACCOUNT = "mariadb_node"
 _ARENA_MAX = -8  # M_ARENA_MAX of mallopt(3)
 

@@ -16,6 +16,7 @@ from mariadb_operator.node.wire import Unknown, build, decode, encode, parse
 from statemachines.gtid import Position
 
 VERSION = 1
+PORT = 33064  # below all that a client is given by itself
 USERNAME = "mariadb-operator"  # as whom the operator logs in
 HEARTBEAT_LIMIT_SECONDS = (0.1, 60.0)
 LEASE_LIMIT_SECONDS = 120.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from mariadb_operator.api.spec import MariaDBClusterSpec
+from mariadb_operator.node.protocol import PORT
 from mariadb_operator.resources import paths
 from mariadb_operator.resources.configuration import admin_port
 from mariadb_operator.resources.keys import MOUNTED
@@ -25,7 +26,6 @@ from mariadb_operator.resources.secrets import OPERATOR_PASSWORD, PROBE_PASSWORD
 
 CONTAINER: Final = "mariadb"
 SIDECAR: Final = "node"
-SIDECAR_PORT: Final = 33064  # below all that a client is given by itself
 SIDECAR_PORT_NAME: Final = "node"
 _PYTHON: Final = "/opt/operator/bin/python"  # in the operator's image
 PORT_NAME: Final = "mariadb"
@@ -108,7 +108,7 @@ def _sidecar(ordinal: int, *, image: str) -> Manifest:
             # The image has no name for this uid, and aiomysql asks for one.
             {"name": "USER", "value": "mysql"},
         ],
-        "ports": [{"name": SIDECAR_PORT_NAME, "containerPort": SIDECAR_PORT, "protocol": "TCP"}],
+        "ports": [{"name": SIDECAR_PORT_NAME, "containerPort": PORT, "protocol": "TCP"}],
         "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": _restricted(),
         "volumeMounts": [

@@ -5,7 +5,7 @@ How we know that the simulation can find anything. Not for bugs that were found 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,14 +30,12 @@ from statemachines import (
 from statemachines import effects as e
 from statemachines.election import Unfit
 from statemachines.facts import Reach
-from statemachines.guards import Guard
 from statemachines.record import Record, Recorded, Situation
 from statemachines.states import State
 from tests.simulation import faults as f
 from tests.simulation.faults import Fault
 from tests.simulation.world import Shape
-
-Break = Callable[[pytest.MonkeyPatch], None]
+from tests.unit.broken_rules import Break, always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +46,6 @@ class Mutation:
     faults: tuple[Fault, ...]
     violates: str  # the numbers of the invariants of which one is named
     shape: Shape | None = None
-
-
-def always(name: str, answer: bool) -> Break:
-    """A guard that always answers the same, wherever it is asked."""
-
-    def apply(patch: pytest.MonkeyPatch) -> None:
-        def broken(s: Situation) -> bool:
-            return answer
-
-        broken.__name__ = name
-        original = getattr(guards, name)
-        patch.setattr(guards, name, broken)
-        rows = tuple(
-            replace(row, when=_swap(row.when, original, broken), unless=_swap(row.unless, original, broken))
-            for row in vars(decide)["TABLE"]
-        )
-        patch.setattr(decide, "TABLE", rows)
-
-    return apply
-
-
-def _swap(asked: Iterable[Guard], original: Guard, broken: Guard) -> tuple[Guard, ...]:
-    return tuple(broken if guard is original else guard for guard in asked)
 
 
 def _not_barred_by(patch: pytest.MonkeyPatch, *reasons: Unfit) -> None:

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from statemachines import bookkeeping, decide, election, following, guards, plan, updates, witnesses
+from statemachines import bookkeeping, decide, election, following, plan, updates, witnesses
 from statemachines.cluster import TABLE
 from statemachines.election import Unfit
-from statemachines.guards import Guard
 from statemachines.record import Intent, Record, Situation
 from statemachines.states import FAILING_OVER, State
 from tests.unit import machine_world
+from tests.unit.broken_rules import Break, always
 from tests.unit.machine_explorer import ALL_KINDS, Explorer, intent
 from tests.unit.machine_world import Node, Violation, World
 
@@ -165,32 +164,6 @@ def wish(explorer: Explorer, **changes: Any) -> None:
 
 
 # --- one rule broken at a time --------------------------------------------------------------------------------------
-
-
-Break = Callable[[pytest.MonkeyPatch], None]
-
-
-def always(name: str, answer: bool) -> Break:
-    """A guard that always answers the same, wherever it is asked."""
-
-    def apply(patch: pytest.MonkeyPatch) -> None:
-        def broken(s: Situation) -> bool:
-            return answer
-
-        broken.__name__ = name
-        original = getattr(guards, name)
-        patch.setattr(guards, name, broken)
-        rows = tuple(
-            replace(row, when=_swap(row.when, original, broken), unless=_swap(row.unless, original, broken))
-            for row in TABLE
-        )
-        patch.setattr(decide, "TABLE", rows)
-
-    return apply
-
-
-def _swap(asked: Iterable[Guard], original: Guard, broken: Guard) -> tuple[Guard, ...]:
-    return tuple(broken if guard is original else guard for guard in asked)
 
 
 def not_barred_by(*reasons: Unfit) -> Break:
